@@ -1,0 +1,13 @@
+"""Algorithms: one file each, its config included."""
+
+from typing import Annotated, TypeAlias
+
+from pydantic import Field
+
+from .dqn import DQN, DQNConfig
+from .reinforce import Reinforce, ReinforceConfig
+
+AgentConfig: TypeAlias = Annotated[DQNConfig | ReinforceConfig, Field(discriminator="kind")]
+"""Every agent that a config can name."""
+
+__all__ = ["DQN", "AgentConfig", "DQNConfig", "Reinforce", "ReinforceConfig"]

@@ -1,0 +1,26 @@
+"""The replay/rollout engine: rollouts, their collection and replay, and the gradient step."""
+
+from .agent import Agent, Player
+from .collector import Actor, Collector, Step
+from .gradient_step import GradientStep, Metrics, NonFiniteError
+from .replay import ReplayBuffer, Sample
+from .rollout import Rollout
+from .stateful import Stateful, StateDict, expect_keys, load_weights
+
+__all__ = [
+    "Actor",
+    "Agent",
+    "Collector",
+    "GradientStep",
+    "Metrics",
+    "NonFiniteError",
+    "Player",
+    "ReplayBuffer",
+    "Rollout",
+    "Sample",
+    "StateDict",
+    "Stateful",
+    "Step",
+    "expect_keys",
+    "load_weights",
+]

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any, Protocol, TypeAlias
 
+from torch import nn
+
 # A nested tree of tensors, lists and plain JSON values. `Any` as in torch's own state_dict: a reader knows the type of each
 # entry of its own state, `expect_keys` checks that the entries are there, and training/checkpoint.py refuses other leaves.
 StateDict: TypeAlias = dict[str, Any]
@@ -22,3 +24,13 @@ def expect_keys(owner: str, state: Mapping[str, object], keys: set[str]) -> None
     missing, unexpected = sorted(keys - state.keys()), sorted(state.keys() - keys)
     if missing or unexpected:
         raise ValueError(f"state of {owner}: missing {missing or 'nothing'}, unexpected {unexpected or 'nothing'}")
+
+
+def load_weights(owner: str, module: nn.Module, state: StateDict) -> None:
+    """Copy parameters and buffers into `module`; ValueError names the first that is missing, unknown or of another shape."""
+    current = module.state_dict()
+    expect_keys(owner, state, set(current))
+    for name, tensor in current.items():
+        if state[name].shape != tensor.shape:
+            raise ValueError(f"state of {owner}: {name} is {list(state[name].shape)}, this one {list(tensor.shape)}")
+    module.load_state_dict(state)

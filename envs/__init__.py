@@ -1,0 +1,24 @@
+"""Environments: the vector-env contract, and gymnasium's environments behind it."""
+
+from .address import EnvironmentFailure, episode_seed
+from .contract import Episode, EnvSpec, EnvStep, VectorEnv
+from .gymnasium_envs import EVALUATION, FRESH, TRAINING, GymnasiumEnvs, NonFiniteEnvError
+from .make import EnvConfig, env_maker
+from .memory import PartialObservation
+
+__all__ = [
+    "EVALUATION",
+    "FRESH",
+    "TRAINING",
+    "EnvConfig",
+    "EnvSpec",
+    "EnvStep",
+    "EnvironmentFailure",
+    "Episode",
+    "GymnasiumEnvs",
+    "NonFiniteEnvError",
+    "PartialObservation",
+    "VectorEnv",
+    "env_maker",
+    "episode_seed",
+]

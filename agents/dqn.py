@@ -1,0 +1,229 @@
+"""Deep Q-networks (Mnih et al. 2015), double (van Hasselt et al. 2016), recurrent with burn-in (Kapturowski et al. 2019).
+
+Recurrence needs no second algorithm: a feed-forward network learns from sequences of one row.
+"""
+
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from ..configs.config import Config
+from ..engine import Agent, GradientStep, Metrics, ReplayBuffer, Rollout, StateDict, Step, expect_keys, load_weights
+from ..envs import EnvSpec
+from ..losses import double_q_learning, huber, masked_mean, q_learning, squared
+from ..networks import Encoder, EncoderConfig, MLPConfig, Network, QHead, State, initialise, mode
+from ..training.schedules import Constant, Linear, Schedule, crossed
+from ..training.seeding import Seeds
+
+Positive = Annotated[int, Field(gt=0)]
+
+
+class DQNConfig(Config):
+    kind: Literal["dqn"] = "dqn"
+    encoder: EncoderConfig = MLPConfig(hidden=(256, 256))
+    discount: Annotated[float, Field(ge=0, le=1)] = 0.99
+    learning_rate: Schedule = Constant(value=5e-4)
+    adam_epsilon: Annotated[float, Field(gt=0)] = 1e-8
+    max_gradient_norm: Annotated[float, Field(gt=0)] | None = 10.0
+    loss: Literal["huber", "squared"] = "huber"
+    double: bool = True
+    epsilon: Schedule = Linear(start=1.0, end=0.05, steps=10_000)  # chance of a random action, by environment step
+    replay_capacity: Positive = 100_000  # transitions
+    learning_starts: Annotated[int, Field(ge=0)] = 1_000  # transitions in the replay before the first update
+    train_period: Positive = 4  # rows (steps of each environment) between calls to learn
+    updates: Positive = 1  # gradient updates a call to learn
+    batch_size: Positive = 64  # sequences an update
+    sequence_length: Positive = 1  # rows of a sequence, burn-in included; 1 for a feed-forward encoder
+    burn_in: Annotated[int, Field(ge=0)] = 0  # first rows of a sequence, which only warm up the recurrent state
+    target_period: Positive = 1_000  # environment steps between copies to the target network; unused if target_rate < 1
+    target_rate: Annotated[float, Field(gt=0, le=1)] = 1.0  # share of the online weights in each update of a soft target
+
+    @model_validator(mode="after")
+    def _check(self) -> "DQNConfig":
+        if self.sequence_length <= self.burn_in:
+            raise ValueError(
+                f"agent.sequence_length={self.sequence_length} must exceed agent.burn_in={self.burn_in}: "
+                "burn-in rows are part of the sequence and nothing is learnt on them"
+            )
+        if self.replay_capacity < max(self.batch_size, self.learning_starts):
+            raise ValueError(
+                f"agent.replay_capacity={self.replay_capacity} must hold at least "
+                f"agent.batch_size={self.batch_size} and agent.learning_starts={self.learning_starts} transitions"
+            )
+        return self
+
+    @property
+    def rollout_rows(self) -> int | None:
+        """Rows of a rollout."""
+        return self.train_period
+
+    def network(self, spec: EnvSpec, seeds: Seeds, encoder: Encoder | None = None) -> Network[Tensor]:
+        """A network with weights drawn from `seeds`; `encoder`, as it is, in place of the config's."""
+        generator = seeds.generator("network")
+        if encoder is None:
+            encoder = self.encoder.build(spec.observation_shape)
+            initialise(encoder, "uniform", generator)
+        head = QHead(encoder.out_features, spec.discrete("dqn"))
+        initialise(head, "uniform", generator)
+        return Network(encoder, head)
+
+    def build(self, network: Network[Tensor], spec: EnvSpec, num_envs: int, seeds: Seeds, device: torch.device) -> "DQN":
+        """The agent with an empty replay; draws its random numbers from `seeds`."""
+        network = network.to(device)
+        replay = ReplayBuffer(
+            self.replay_capacity,
+            num_envs,
+            spec.observation_shape,
+            spec.observation_dtype,
+            seeds.generator("replay", device),
+            state=network.initial_state(num_envs),
+        )
+        return DQN(network, replay, self, spec, seeds.generator("exploration", device))
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one update learns from: L rows of N sequences, and the target network's view of them."""
+
+    rollout: Rollout  # [L(+1), N]
+    weight: Tensor  # [N]
+    next_q: Tensor  # [L - burn_in, N, A] the target network's values of each learnt row's successor
+
+
+class DQN(Agent):
+    """Epsilon-greedy on a learned action value; each environment flips its own coin."""
+
+    def __init__(
+        self,
+        network: Network[Tensor],
+        replay: ReplayBuffer,
+        config: DQNConfig,
+        spec: EnvSpec,
+        generator: torch.Generator,
+    ) -> None:
+        is_recurrent = bool(network.initial_state(1))
+        if is_recurrent and config.sequence_length < 2:
+            raise ValueError("agent.sequence_length=1: a recurrent encoder learns from sequences of at least 2 rows")
+        if config.burn_in and not is_recurrent:
+            raise ValueError(f"agent.burn_in={config.burn_in}: only a recurrent encoder burns in; use 0")
+        if replay.num_rows < config.sequence_length + config.train_period:
+            raise ValueError(
+                f"agent.replay_capacity={config.replay_capacity} keeps {replay.num_rows} rows of each environment, but "
+                f"agent.sequence_length + agent.train_period = {config.sequence_length + config.train_period} are needed"
+            )
+        self.network, self.replay, self.config, self.spec = network, replay, config, spec
+        self.target = deepcopy(network).requires_grad_(False)
+        self.network.eval()
+        self.target.eval()
+        self.rollout_rows = config.rollout_rows
+        self.step = 0  # environment steps learnt from
+        self._acted = 0  # steps acted since
+        self._generator = generator
+        self._num_actions = spec.discrete("dqn")
+        optimizer = torch.optim.Adam(network.parameters(), eps=config.adam_epsilon, fused=True)
+        self._update = GradientStep(self._loss, network, optimizer, config.max_gradient_norm)
+
+    def initial_state(self, num_envs: int) -> State:
+        return self.network.initial_state(num_envs)
+
+    def notes(self) -> list[str]:
+        replay = self.replay
+        return [f"replay {replay.nbytes / 1e6:,.1f} MB for {replay.num_rows * replay.num_envs:,} transitions"]
+
+    @torch.no_grad()
+    def act(self, observation: Tensor, state: State, is_first: Tensor, *, explore: bool) -> Step:
+        q, state = self.network(observation.unsqueeze(0), state, is_first.unsqueeze(0))
+        action = q[0].argmax(-1)
+        if explore:
+            epsilon = self.config.epsilon.at(self.step + self._acted)
+            self._acted += len(action)
+            coin = torch.rand(action.shape, generator=self._generator, device=action.device)
+            other = torch.randint(self._num_actions, action.shape, generator=self._generator, device=action.device)
+            action = torch.where(coin < epsilon, other, action)
+        return Step(action, state)
+
+    def learn(self, batch: Rollout) -> Metrics:
+        """Store the rollout, then update as often as the config says; no metrics before `learning_starts`."""
+        config = self.config
+        self.replay.add(batch)
+        before, self.step, self._acted = self.step, self.step + int(batch.valid.sum()), 0
+        enough = len(self.replay) >= config.learning_starts and self.replay.num_sequences(config.sequence_length) > 0
+        if not enough:
+            return {}
+        learning_rate = config.learning_rate.at(self.step)
+        with mode(self.network, training=True):
+            if config.target_rate == 1.0:
+                if crossed(config.target_period, before, self.step):
+                    self._move_target(1.0)
+                # The target stands still for the whole burst: one draw and one pass of it serve every update.
+                return self._update(self._batches(config.updates), learning_rate)
+            for _ in range(config.updates):
+                metrics = self._update(self._batches(1), learning_rate)
+                self._move_target(config.target_rate)
+            return metrics
+
+    @torch.no_grad()
+    def _batches(self, count: int) -> list[Batch]:
+        size, burn_in = self.config.batch_size, self.config.burn_in
+        sample = self.replay.sample(count * size, self.config.sequence_length)
+        next_q = _q(self.target, sample.rollout, slice(burn_in + 1, None))
+        columns = zip(sample.rollout.split(size), sample.weight.split(size), next_q.split(size, 1), strict=True)
+        return [Batch(*column) for column in columns]
+
+    def _loss(self, network: Network[Tensor], batch: Batch) -> tuple[Tensor, Metrics]:
+        rollout, learnt = batch.rollout, slice(self.config.burn_in, None)
+        # Termination ends the sum, truncation does not: its successor is the true final observation.
+        discount = self.config.discount * rollout.terminated[learnt].logical_not()
+        action, reward = rollout.action[learnt], rollout.reward[learnt]
+        if self.config.double:
+            q = _q(network, rollout, learnt)
+            td_error = double_q_learning(q[:-1], action, reward, discount, batch.next_q, q[1:].detach())
+        else:
+            q = _q(network, rollout, slice(self.config.burn_in, -1))
+            td_error = q_learning(q, action, reward, discount, batch.next_q)
+        error = huber(td_error) if self.config.loss == "huber" else squared(td_error)
+        loss = masked_mean(error * batch.weight, rollout.valid[learnt])
+        return loss, {"q": q.detach().mean(), "td_error": td_error.detach().abs().mean()}
+
+    @torch.no_grad()
+    def _move_target(self, rate: float) -> None:
+        for target, online in zip(self.target.parameters(), self.network.parameters(), strict=True):
+            target.lerp_(online, rate)
+        for target, online in zip(self.target.buffers(), self.network.buffers(), strict=True):
+            target.copy_(online)
+
+    def state_dict(self) -> StateDict:
+        return {
+            "network": self.network.state_dict(),
+            "target": self.target.state_dict(),
+            "optimizer": self._update.state_dict(),
+            "replay": self.replay.state_dict(),
+            "generator": self._generator.get_state(),
+            "step": self.step,
+        }
+
+    def load_state_dict(self, state: StateDict) -> None:
+        expect_keys("dqn", state, {"network", "target", "optimizer", "replay", "generator", "step"})
+        load_weights("network", self.network, state["network"])
+        load_weights("target network", self.target, state["target"])
+        self._update.load_state_dict(state["optimizer"])
+        self.replay.load_state_dict(state["replay"])
+        self._generator.set_state(state["generator"])
+        self.step, self._acted = state["step"], 0
+
+
+def _q(network: Network[Tensor], rollout: Rollout, rows: slice) -> Tensor:
+    """Action values of the given rows, [rows, N, A]; a recurrent network first burns in on the rows before them.
+
+    Each network burns in with its own weights from the stored state (Kapturowski et al. 2019, section 3).
+    """
+    state = rollout.state
+    if state and rows.start:
+        with torch.no_grad():
+            _, state = network(rollout.observation[: rows.start], state, rollout.is_first[: rows.start])
+    q, _ = network(rollout.observation[rows], state, rollout.is_first[rows])
+    return q

@@ -1,0 +1,149 @@
+"""REINFORCE (Williams 1992) on whole episodes, with reward-to-go and a choice of baseline."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from ..configs.config import Config
+from ..engine import Agent, GradientStep, Metrics, Rollout, StateDict, Step, expect_keys, load_weights
+from ..envs import EnvSpec
+from ..losses import entropy, masked_mean, policy_gradient, reward_to_go, squared
+from ..networks import (
+    Categorical,
+    CategoricalHead,
+    Encoder,
+    EncoderConfig,
+    MLPConfig,
+    Network,
+    PolicyValue,
+    PolicyValueHead,
+    State,
+    ValueHead,
+    initialise,
+    mode,
+)
+from ..training.schedules import Constant, Schedule
+from ..training.seeding import Seeds
+
+
+class ReinforceConfig(Config):
+    kind: Literal["reinforce"] = "reinforce"
+    encoder: EncoderConfig = MLPConfig(hidden=(64, 64), activation="tanh")
+    discount: Annotated[float, Field(ge=0, le=1)] = 0.99
+    learning_rate: Schedule = Constant(value=1e-3)
+    adam_epsilon: Annotated[float, Field(gt=0)] = 1e-8
+    max_gradient_norm: Annotated[float, Field(gt=0)] | None = 0.5
+    baseline: Literal["none", "standardised", "learned"] = "learned"  # what is taken from the return
+    value_coefficient: Annotated[float, Field(ge=0)] = 0.5  # weight of the learned baseline's squared error
+    entropy_coefficient: Schedule = Constant(value=0.0)
+
+    @property
+    def rollout_rows(self) -> int | None:
+        """None: a rollout is one whole episode of each environment."""
+        return None
+
+    def network(self, spec: EnvSpec, seeds: Seeds, encoder: Encoder | None = None) -> Network[PolicyValue]:
+        """A network with weights drawn from `seeds`; `encoder`, as it is, in place of the config's."""
+        generator = seeds.generator("network")
+        if encoder is None:
+            encoder = self.encoder.build(spec.observation_shape)
+            initialise(encoder, "orthogonal", generator, gain=2**0.5)
+        policy = CategoricalHead(encoder.out_features, spec.discrete("reinforce"))
+        initialise(policy, "orthogonal", generator, gain=0.01)  # starts near uniform (Andrychowicz et al. 2021, 3.2)
+        value = ValueHead(encoder.out_features) if self.baseline == "learned" else None
+        if value is not None:
+            initialise(value, "orthogonal", generator)
+        return Network(encoder, PolicyValueHead(policy, value))
+
+    def build(
+        self, network: Network[PolicyValue], spec: EnvSpec, num_envs: int, seeds: Seeds, device: torch.device
+    ) -> "Reinforce":
+        """The agent; draws its random numbers from `seeds`."""
+        return Reinforce(network.to(device), self, spec, seeds.generator("exploration", device))
+
+
+@dataclass(frozen=True)
+class Batch:
+    rollout: Rollout  # one whole episode a column
+    entropy_coefficient: Tensor  # scalar
+
+
+class Reinforce(Agent):
+    """Policy gradient on the return of each whole episode; one update a rollout."""
+
+    def __init__(
+        self, network: Network[PolicyValue], config: ReinforceConfig, spec: EnvSpec, generator: torch.Generator
+    ) -> None:
+        self.network, self.config, self.spec = network.eval(), config, spec
+        self.rollout_rows = config.rollout_rows
+        self.step = 0  # environment steps learnt from
+        self._generator = generator
+        optimizer = torch.optim.Adam(network.parameters(), eps=config.adam_epsilon, fused=True)
+        self._update = GradientStep(self._loss, network, optimizer, config.max_gradient_norm)
+
+    def initial_state(self, num_envs: int) -> State:
+        return self.network.initial_state(num_envs)
+
+    @torch.no_grad()
+    def act(self, observation: Tensor, state: State, is_first: Tensor, *, explore: bool) -> Step:
+        output, state = self.network(observation.unsqueeze(0), state, is_first.unsqueeze(0))
+        policy = output.policy
+        action = policy.sample(self._generator) if explore else policy.mode()
+        return Step(action[0], state, policy.log_prob(action)[0] if explore else None)
+
+    def learn(self, batch: Rollout) -> Metrics:
+        self.step += int(batch.valid.sum())
+        coefficient = batch.reward.new_tensor(self.config.entropy_coefficient.at(self.step))
+        with mode(self.network, training=True):
+            return self._update([Batch(batch, coefficient)], self.config.learning_rate.at(self.step))
+
+    def _loss(self, network: Network[PolicyValue], batch: Batch) -> tuple[Tensor, Metrics]:
+        rollout, valid = batch.rollout, batch.rollout.valid
+        # Every column begins an episode in row 0 and what follows its end is masked: no reset inside.
+        output, _ = network(rollout.observation, rollout.state, None)
+        policy = Categorical(output.policy.log_probs[:-1])
+
+        discount = self.config.discount * rollout.terminated.logical_not()
+        cut = rollout.done | valid.logical_not()
+        value = next_value = None
+        if output.value is not None:
+            value, next_value = output.value[:-1], output.value[1:].detach()
+        # A truncated episode goes on in value: its last row bootstraps, if there is a value to bootstrap from.
+        return_ = reward_to_go(rollout.reward, discount, cut, next_value)
+        if value is not None:
+            advantage = return_ - value.detach()
+        elif self.config.baseline == "standardised":
+            mean = masked_mean(return_, valid)
+            advantage = (return_ - mean) / (masked_mean((return_ - mean) ** 2, valid).sqrt() + 1e-8)
+        else:
+            advantage = return_
+
+        # Deviation from Williams 1992: no factor discount^t, which would all but ignore the late part of an episode,
+        # and a mean over steps where the textbook sums over each episode.
+        policy_loss = masked_mean(policy_gradient(policy.log_prob(rollout.action), advantage), valid)
+        policy_entropy = masked_mean(entropy(policy.log_probs), valid)
+        loss = policy_loss - batch.entropy_coefficient * policy_entropy
+        metrics = {"policy_loss": policy_loss.detach(), "entropy": policy_entropy.detach()}
+        if value is not None:
+            value_loss = masked_mean(squared(return_ - value), valid)
+            loss = loss + self.config.value_coefficient * value_loss
+            metrics["value_loss"] = value_loss.detach()
+        return loss, metrics
+
+    def state_dict(self) -> StateDict:
+        return {
+            "network": self.network.state_dict(),
+            "optimizer": self._update.state_dict(),
+            "generator": self._generator.get_state(),
+            "step": self.step,
+        }
+
+    def load_state_dict(self, state: StateDict) -> None:
+        expect_keys("reinforce", state, {"network", "optimizer", "generator", "step"})
+        load_weights("network", self.network, state["network"])
+        self._update.load_state_dict(state["optimizer"])
+        self._generator.set_state(state["generator"])
+        self.step = state["step"]

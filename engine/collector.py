@@ -1,0 +1,101 @@
+"""Turns an agent and a vector of environments into rollouts."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ..envs.contract import Episode, EnvStep, VectorEnv
+from .rollout import Rollout, State
+from .stateful import StateDict, expect_keys
+
+
+@dataclass(frozen=True)
+class Step:
+    """What an agent does with one row of observations."""
+
+    action: Tensor  # [B]
+    state: State  # after the observation, each [B, ...]
+    log_prob: Tensor | None = None  # [B]
+
+
+class Actor(Protocol):
+    """What the Collector asks of an agent."""
+
+    def initial_state(self, num_envs: int) -> State: ...
+
+    def act(self, observation: Tensor, state: State, is_first: Tensor, *, explore: bool) -> Step:
+        """observation: [B, *obs]; state: before it; is_first: [B], where the state is reset first."""
+
+
+class Collector:
+    """A Source of rollouts: `num_rows` rows each or, with None, exactly one whole episode of each environment.
+
+    Whole episodes need environments with autoreset=False. Taking the first so many that finish, from environments that
+    go on, would over-sample short episodes.
+    """
+
+    def __init__(self, env: VectorEnv, agent: Actor, num_rows: int | None) -> None:
+        self._env, self._agent, self._num_rows = env, agent, num_rows
+        self.num_steps = 0  # environment steps over all environments, fillers not counted
+        self._row: EnvStep | None = None
+        self._state: State = ()
+
+    def next(self) -> Rollout:
+        """The next rollout; whole episodes have as many rows as the longest, the others' rows after their end invalid."""
+        if self._row is None or self._num_rows is None:
+            self._row = self._env.reset()
+            self._state = self._agent.initial_state(self._env.num_envs)
+        first_state, rows, steps = self._state, [self._row], []
+        resting = torch.zeros_like(self._row.is_first)
+        while not (resting.all() if self._num_rows is None else len(steps) == self._num_rows):
+            step = self._agent.act(rows[-1].observation, self._state, rows[-1].is_first, explore=True)
+            self._state = step.state
+            steps.append(step)
+            rows.append(self._env.step(step.action))
+            if self._num_rows is None:
+                resting |= rows[-1].terminated | rows[-1].truncated
+        self._row = rows[-1]
+        rollout = Rollout(
+            observation=torch.stack([row.observation for row in rows]),
+            is_first=torch.stack([row.is_first for row in rows]),
+            action=torch.stack([step.action for step in steps]),
+            log_prob=_stack([step.log_prob for step in steps]),
+            reward=torch.stack([row.reward for row in rows[1:]]),
+            terminated=torch.stack([row.terminated for row in rows[1:]]),
+            truncated=torch.stack([row.truncated for row in rows[1:]]),
+            state=first_state,
+        )
+        self.num_steps += int(rollout.valid.sum())
+        return rollout
+
+    def finished(self) -> list[Episode]:
+        """Episodes that ended since the last call."""
+        return self._env.finished()
+
+    def state_dict(self) -> StateDict:
+        row = None if self._row is None else {"observation": self._row.observation, "is_first": self._row.is_first}
+        return {
+            "env": self._env.state_dict() if self._row is not None else None,
+            "row": row,
+            "recurrent": list(self._state),
+            "num_steps": self.num_steps,
+        }
+
+    def load_state_dict(self, state: StateDict) -> None:
+        expect_keys("collector", state, {"env", "row", "recurrent", "num_steps"})
+        self.num_steps = state["num_steps"]
+        if state["row"] is None:
+            return
+        self._env.load_state_dict(state["env"])
+        device = self._agent.initial_state(1)[0].device if state["recurrent"] else None
+        self._state = tuple(part.to(device) for part in state["recurrent"])
+        observation, is_first = state["row"]["observation"], state["row"]["is_first"]
+        nothing = torch.zeros_like(is_first)
+        self._row = EnvStep(observation, nothing.float(), nothing, nothing, is_first)
+
+
+def _stack(parts: list[Tensor | None]) -> Tensor | None:
+    tensors = [part for part in parts if part is not None]
+    return torch.stack(tensors) if tensors else None

@@ -1,0 +1,97 @@
+"""How a loss becomes an update: the one place that calls backward and an optimizer."""
+
+from collections.abc import Callable, Iterable
+from typing import Generic, TypeAlias, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from .stateful import StateDict, expect_keys
+
+Metrics: TypeAlias = dict[str, Tensor]
+Batch = TypeVar("Batch")
+NetworkT = TypeVar("NetworkT", bound=nn.Module)
+
+
+class NonFiniteError(ValueError):
+    """A loss or a gradient is NaN or infinite; the weights are those before the update that brought it up."""
+
+
+class GradientStep(Generic[NetworkT, Batch]):
+    """Updates `network` by gradients of `loss(network, batch) -> (scalar, metrics)`, clipped to a global norm.
+
+    Eager autograd for now. An agent gives its loss here and calls neither backward nor an optimizer, so that compiled and
+    graph-captured forms need no change to any agent. What a loss needs of other networks (a target network's values) is
+    computed before, for all batches at once, and comes with the batch.
+    """
+
+    def __init__(
+        self,
+        loss: Callable[[NetworkT, Batch], tuple[Tensor, Metrics]],
+        network: NetworkT,
+        optimizer: torch.optim.Optimizer,
+        max_norm: float | None = None,
+    ) -> None:
+        """optimizer: one of torch's with fused=True; max_norm: of the gradient over all its parameters, None for no clip."""
+        if not optimizer.defaults.get("fused"):
+            raise ValueError(f"GradientStep needs a fused optimizer, got {type(optimizer).__name__} without fused=True")
+        self._loss, self._network, self._optimizer, self._max_norm = loss, network, optimizer, max_norm
+        owned = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        self._parameters = {name: p for name, p in network.named_parameters() if id(p) in owned}
+
+    def __call__(self, batches: Iterable[Batch], learning_rate: float | None = None) -> Metrics:
+        """One update a batch, in order; the metrics' means over them. learning_rate: None leaves it as it is.
+
+        A batch whose gradient is not finite changes nothing, and NonFiniteError names the first bad tensor.
+        """
+        if learning_rate is not None:
+            for group in self._optimizer.param_groups:
+                group["lr"] = learning_rate
+        history: list[Metrics] = []
+        norms: list[Tensor] = []
+        parameters = list(self._parameters.values())
+        for batch in batches:
+            loss, metrics = self._loss(self._network, batch)
+            norms.append(self._apply(torch.autograd.grad(loss, parameters)))
+            history.append({"loss": loss.detach(), **metrics})
+        for parameter in parameters:
+            parameter.grad = None
+        means = {name: torch.stack([metrics[name] for metrics in history]).mean() for name in history[0]}
+        means["gradient_norm"] = torch.stack([norm[-1] for norm in norms]).mean()
+        if not means["gradient_norm"].isfinite():  # the one synchronisation of a call
+            raise NonFiniteError(self._culprit(history, torch.stack(norms)))
+        return means
+
+    def state_dict(self) -> StateDict:
+        """The optimizer's state by parameter name; the network is its owner's to save."""
+        state = self._optimizer.state
+        return {name: dict(state[p]) for name, p in self._parameters.items() if p in state}
+
+    def load_state_dict(self, state: StateDict) -> None:
+        if state:
+            expect_keys("optimizer", state, set(self._parameters))
+        for name, entries in state.items():
+            parameter = self._parameters[name]
+            self._optimizer.state[parameter] = {key: value.to(parameter.device) for key, value in entries.items()}
+
+    def _apply(self, gradients: tuple[Tensor, ...]) -> Tensor:
+        """One optimizer step; norms of each gradient and, last, of all: [P + 1]."""
+        each = torch.stack(torch._foreach_norm(gradients))
+        norm = torch.linalg.vector_norm(each)
+        # A fused optimizer divides by grad_scale and skips the step where found_inf is 1, both without a synchronisation;
+        # torch's own gradient scaler sets the same two attributes.
+        scale = None if self._max_norm is None else (norm / self._max_norm).clamp(min=1.0)
+        setattr(self._optimizer, "grad_scale", scale)  # noqa: B010
+        setattr(self._optimizer, "found_inf", norm.isfinite().logical_not().float())  # noqa: B010
+        for parameter, gradient in zip(self._parameters.values(), gradients, strict=True):
+            parameter.grad = gradient
+        self._optimizer.step()
+        return torch.cat((each, norm.view(1)))
+
+    def _culprit(self, history: list[Metrics], norms: Tensor) -> str:
+        update = int(norms[:, -1].isfinite().logical_not().nonzero()[0])
+        for name, value in history[update].items():
+            if not value.isfinite():
+                return f"{name} is {value.item()}; the last finite weights are kept"
+        parameter = int(norms[update, :-1].isfinite().logical_not().int().argmax())
+        return f"gradient of {list(self._parameters)[parameter]} is not finite; the last finite weights are kept"

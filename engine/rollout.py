@@ -1,0 +1,61 @@
+"""The one data type that everything is a function of."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+
+from torch import Tensor
+
+State = tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """T steps of B environments, time-major; row t + 1 of `observation` succeeds row t."""
+
+    observation: Tensor  # [T+1, B, *obs]
+    is_first: Tensor  # [T+1, B] bool, observation[t] starts an episode
+    action: Tensor  # [T, B]
+    log_prob: Tensor | None  # [T, B] under the behaviour policy, None where no learner asks for it
+    reward: Tensor  # [T, B]
+    terminated: Tensor  # [T, B] bool
+    truncated: Tensor  # [T, B] bool
+    state: State  # recurrent state before observation[0], each [B, ...]
+
+    @property
+    def valid(self) -> Tensor:
+        """[T, B] bool: the row is a transition, not the filler between two episodes."""
+        return self.is_first[1:].logical_not()
+
+    @property
+    def done(self) -> Tensor:
+        """[T, B] bool."""
+        return self.terminated | self.truncated
+
+    @property
+    def num_rows(self) -> int:
+        """T."""
+        return self.action.shape[0]
+
+    @property
+    def batch_size(self) -> int:
+        """B."""
+        return self.action.shape[1]
+
+    def split(self, size: int) -> "list[Rollout]":
+        """Consecutive parts of `size` columns each."""
+        if size == self.batch_size:
+            return [self]
+        parts = [
+            [None] * (self.batch_size // size) if value is None else value.split(size, 1)
+            for value in (getattr(self, field.name) for field in fields(self) if field.name != "state")
+        ]
+        states = zip(*(part.split(size) for part in self.state), strict=True) if self.state else None
+        return [
+            Rollout(*columns, state=next(states) if states is not None else ())
+            for columns in zip(*parts, strict=True)
+        ]
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> "Rollout":
+        """The rollout with `function` applied to each tensor."""
+        tensors = {f.name: function(v) for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)}
+        return replace(self, **tensors, state=tuple(function(part) for part in self.state))

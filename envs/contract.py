@@ -1,0 +1,73 @@
+"""What the engine asks of a vector of environments.
+
+Autoreset is next-step: the row after `terminated | truncated` holds the true final observation, the action given on it is
+ignored, and the row after that holds the first observation of the next episode, with `is_first`. So a row t is a
+transition exactly if row t + 1 is not first, and no separate final observation exists.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class EnvSpec:
+    """Shapes and types of one environment's observation and action."""
+
+    id: str
+    observation_shape: tuple[int, ...]
+    observation_dtype: torch.dtype  # uint8 or float32
+    num_actions: int | None  # None unless the action space is Discrete
+    action_start: int  # the environment's number for action 0
+    action_space: str  # as gymnasium prints it, for messages
+
+    def discrete(self, agent: str) -> int:
+        """Number of actions; ValueError if the action space is not discrete."""
+        if self.num_actions is None:
+            raise ValueError(
+                f"agent.kind={agent} needs a Discrete action space, but env.id={self.id} has {self.action_space}"
+            )
+        return self.num_actions
+
+
+@dataclass(frozen=True)
+class EnvStep:
+    """One row of every environment. B environments."""
+
+    observation: Tensor  # [B, *obs]
+    reward: Tensor  # [B] float32, of the action that led here
+    terminated: Tensor  # [B] bool
+    truncated: Tensor  # [B] bool
+    is_first: Tensor  # [B] bool, the observation starts an episode (or the environment rests between two)
+
+
+@dataclass(frozen=True)
+class Episode:
+    """A finished episode: undiscounted return and length in steps."""
+
+    return_: float
+    length: int
+
+
+class VectorEnv(Protocol):
+    """B environments stepped together."""
+
+    spec: EnvSpec
+    num_envs: int
+
+    def reset(self, episode: int | None = None) -> EnvStep:
+        """Begin the next episode of every environment, or the one of that index; each has an address of its own."""
+
+    def step(self, action: Tensor) -> EnvStep:
+        """One step of every environment. action: [B]."""
+
+    def finished(self) -> list[Episode]:
+        """Episodes that ended since the last call, in order of ending, then of environment."""
+
+    def close(self) -> None: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...

@@ -1,0 +1,52 @@
+"""Single environments from a config."""
+
+import difflib
+from collections.abc import Callable
+from typing import Annotated
+
+import gymnasium
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tuple
+from pydantic import Field, JsonValue
+
+from ..configs.config import Config
+from .address import AnyEnv
+from .memory import PartialObservation
+
+
+class EnvConfig(Config):
+    id: str  # as gymnasium.make takes it; "module:id" imports the module first
+    num_envs: Annotated[int, Field(gt=0)] = 1
+    asynchronous: bool = False  # one process an environment: pays where a step takes longer than about 100 us
+    max_episode_steps: Annotated[int, Field(gt=0)] | None = None  # truncate there; None leaves it to the environment
+    observe: tuple[int, ...] | None = None  # entries of a vector observation that are shown; None shows all
+    kwargs: dict[str, JsonValue] = {}  # passed on to gymnasium.make
+
+
+def env_maker(config: EnvConfig) -> Callable[[], AnyEnv]:
+    """A function that makes the environment anew; ValueError names an unknown id or an argument it refuses."""
+
+    def make() -> AnyEnv:
+        try:
+            env: AnyEnv = gymnasium.make(
+                config.id, max_episode_steps=config.max_episode_steps, disable_env_checker=True, **config.kwargs
+            )
+        except gymnasium.error.DependencyNotInstalled as error:
+            raise ValueError(f"env.id={config.id} needs a package that is not installed: {error}") from error
+        except (gymnasium.error.Error, ModuleNotFoundError, TypeError) as error:
+            near = difflib.get_close_matches(config.id, list(gymnasium.registry), 1)
+            reason = str(error).splitlines()[0]
+            hint = f"; did you mean {near[0]}?" if near and "Did you mean" not in reason else ""
+            raise ValueError(f"env.id={config.id}: {reason}{hint}") from error
+        return env if config.observe is None else PartialObservation(env, config.observe)
+
+    return make
+
+
+def flat(env: AnyEnv) -> AnyEnv:
+    """The environment with a Box observation: discrete ones become one-hot, dicts and tuples are joined."""
+    space = env.observation_space
+    if isinstance(space, Box):
+        return env
+    if isinstance(space, Discrete | MultiBinary | MultiDiscrete | Dict | Tuple) and space.is_np_flattenable:
+        return gymnasium.wrappers.FlattenObservation(env)
+    raise ValueError(f"observation space {space} is not supported; wrap the environment so that it observes a Box")

@@ -1,0 +1,29 @@
+"""Environments whose observation hides part of the state, so that only an agent with a memory can solve them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium
+import numpy as np
+import numpy.typing as npt
+from gymnasium.spaces import Box
+
+from .address import AnyEnv
+
+
+class PartialObservation(gymnasium.ObservationWrapper[npt.NDArray[Any], Any, npt.NDArray[Any]]):
+    """Shows only some entries of a vector observation: [0, 2] of CartPole are its positions, its velocities hidden."""
+
+    def __init__(self, env: AnyEnv, indices: Sequence[int]) -> None:
+        super().__init__(env)
+        space = env.observation_space
+        if not isinstance(space, Box) or len(space.shape) != 1:
+            raise ValueError(f"env.observe needs a vector observation, but the environment has {space}")
+        size = space.shape[0]
+        if not indices or not all(0 <= index < size for index in indices):
+            raise ValueError(f"env.observe={list(indices)}: must name entries from 0 to {size - 1}")
+        self._indices = np.asarray(indices)
+        self.observation_space = Box(space.low[self._indices], space.high[self._indices], dtype=space.dtype.type)
+
+    def observation(self, observation: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        return observation[self._indices]

@@ -1,0 +1,40 @@
+"""One encoder and one head: what an agent learns."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Generic
+
+from torch import Tensor, nn
+
+from .encoder import Encoder, State
+from .heads import Head, Output
+
+
+class Network(nn.Module, Generic[Output]):
+    """An encoder with a head on its features."""
+
+    def __init__(self, encoder: Encoder, head: Head[Output]) -> None:
+        super().__init__()
+        self.encoder, self.head = encoder, head
+
+    def initial_state(self, batch_size: int) -> State:
+        return self.encoder.initial_state(batch_size)
+
+    def forward(self, observation: Tensor, state: State = (), is_first: Tensor | None = None) -> tuple[Output, State]:
+        """The head's output over [T, B] and the recurrent state after the last row; arguments as in Encoder.forward."""
+        features, state = self.encoder(observation, state, is_first)
+        return self.head(features), state
+
+
+@contextmanager
+def mode(module: nn.Module, *, training: bool) -> Iterator[None]:
+    """Put `module` into train or eval mode, and back into its prior mode afterwards."""
+    # A network rests in eval mode, so acting, the hot case, walks no modules.
+    before = module.training
+    if before != training:
+        module.train(training)
+    try:
+        yield
+    finally:
+        if before != training:
+            module.train(before)

@@ -1,0 +1,155 @@
+from typing import Annotated, Literal, Self
+
+import pytest
+from pydantic import Field, model_validator
+
+from graftwork.configs import Config, ConfigError, validate
+
+
+class MLP(Config):
+    kind: Literal["mlp"] = "mlp"
+    hidden: tuple[int, ...] = (64,)
+
+
+class LSTM(Config):
+    kind: Literal["lstm"] = "lstm"
+    inner: "Encoder" = MLP()
+    size: int = Field(5, gt=0)
+
+
+Encoder = Annotated[MLP | LSTM, Field(discriminator="kind")]
+LSTM.model_rebuild()
+
+
+class Linear(Config):
+    kind: Literal["linear"] = "linear"
+    start: float
+
+
+class DQN(Config):
+    kind: Literal["dqn"] = "dqn"
+    discount: float = Field(0.99, ge=0, le=1)
+    double: bool = True
+    epsilon: float | Linear = 0.1
+    batch: int | Literal["auto"] = 32
+    burn_in: int = 0
+    sequence: int = 3
+    encoder: Encoder = MLP()
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.burn_in >= self.sequence:
+            raise ValueError(f"burn_in must be under sequence={self.sequence}, got {self.burn_in}")
+        return self
+
+
+class Reinforce(Config):
+    kind: Literal["reinforce"] = "reinforce"
+    baseline: Literal["none", "value"] = "none"
+
+
+class Env(Config):
+    id: str
+    observe: tuple[int, ...] | None = None
+    num_envs: int = 1
+
+
+class Run(Config):
+    env: Env = Env(id="CartPole-v1")
+    agent: Annotated[DQN | Reinforce, Field(discriminator="kind")]
+    tracker: Literal["none", "wandb"] = "none"
+    seed: int = 0
+    stages: tuple[Encoder, ...] = ()
+
+    @model_validator(mode="after")
+    def _lucky(self) -> Self:
+        if self.seed == 13:
+            raise ValueError("seed 13 is unlucky")
+        return self
+
+
+def nested(path, value):
+    """`nested("agent.discount", 2)` is a DQN run's tree with that value, every mapping on the way an LSTM or a DQN."""
+    tree = {"agent": {"kind": "dqn", "encoder": {"kind": "lstm", "inner": {"kind": "lstm"}}}}
+    *folders, last = path.split(".")
+    inner = tree
+    for folder in folders:
+        inner = inner.setdefault(folder, {})
+    inner[last] = value
+    return tree
+
+
+def test_valid_tree_becomes_the_model():
+    run = validate(Run, nested("agent.encoder.inner.size", 7))
+    assert run.agent.encoder.inner.size == 7
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("agent.discont", 0.9, "agent.discont=0.9: unknown field; did you mean agent.discount?"),
+        ("agent.discount", 1.5, "agent.discount=1.5: must be less than or equal to 1"),
+        ("agent.discount", "high", "agent.discount=high: must be a number"),
+        ("agent.discount", float("inf"), "agent.discount=.inf: must be a finite number"),
+        ("agent.kind", "dqm", "agent.kind=dqm: must be one of 'dqn', 'reinforce'; did you mean dqn?"),
+        ("agent.kind", 3, "agent.kind=3: must be one of 'dqn', 'reinforce'"),
+        ("agent.double", 7, "agent.double=7: must be true or false"),
+        ("agent.burn_in", 3, "agent: burn_in must be under sequence=3, got 3"),
+        (
+            "agent.encoder.inner.sise",
+            5,
+            "agent.encoder.inner.sise=5: unknown field; did you mean agent.encoder.inner.size?",
+        ),
+        ("agent.encoder.inner.size", 0, "agent.encoder.inner.size=0: must be greater than 0"),
+        ("agent.encoder.inner.size", 1.5, "agent.encoder.inner.size=1.5: must be an integer"),
+        ("agent.encoder.inner", {}, "agent.encoder.inner.kind: required, but missing; must be one of 'mlp', 'lstm'"),
+        ("agent.encoder.inner.q.r", 5, "agent.encoder.inner.q={r: 5}: unknown field; allowed: inner, kind, size"),
+        ("agent.encoder", {"kind": "mlp", "hidden": [3, "x"]}, "agent.encoder.hidden.1=x: must be an integer"),
+        ("agent.encoder", {"kind": "mlp", "hidden": 3}, "agent.encoder.hidden=3: must be a list"),
+        ("agent.encoder", 3, "agent.encoder=3: must be a mapping of fields"),
+        (
+            "agent.encoder",
+            "lstm",
+            "agent.encoder=lstm: must be a mapping of fields; did you mean agent.encoder.kind=lstm?",
+        ),
+        ("agent.epsilon", "x", "agent.epsilon=x: must be a number or a mapping of fields"),
+        ("agent.epsilon", {"kind": "linear"}, "agent.epsilon.start: required, but missing"),
+        (
+            "agent.epsilon.strt",
+            1.0,
+            "agent.epsilon.strt=1.0: unknown field; did you mean agent.epsilon.start? (and 1 more)",
+        ),
+        ("agent.batch", "aut", "agent.batch=aut: must be an integer or 'auto'; did you mean auto?"),
+        ("env.num_env", 5, "env.num_env=5: unknown field; did you mean env.num_envs? (and 1 more)"),
+        ("env", {}, "env.id: required, but missing"),
+        ("env.id", 3, "env.id=3: must be text"),
+        ("tracker", "wanbd", "tracker=wanbd: must be 'none' or 'wandb'; did you mean wandb?"),
+        ("discount", 0.9, "discount=0.9: unknown field; did you mean agent.discount?"),
+        ("agent.num_envs", 2, "agent.num_envs=2: unknown field; did you mean env.num_envs?"),
+        ("agnet.discount", 0.9, "agnet={discount: 0.9}: unknown field; did you mean agent?"),
+        ("seed", None, "seed=null: must be an integer"),
+        ("seed", 13, "seed 13 is unlucky"),
+        (
+            "stages",
+            [{"kind": "mlp"}, {"kind": "lstn"}],
+            "stages.1.kind=lstn: must be one of 'mlp', 'lstm'; did you mean lstm?",
+        ),
+    ],
+)
+def test_message_names_the_field_the_value_and_what_is_allowed(path, value, message):
+    with pytest.raises(ConfigError) as error:
+        validate(Run, nested(path, value))
+    assert str(error.value) == message
+
+
+def test_message_counts_the_other_problems_and_names_the_source():
+    tree = {"agent": {"kind": "dqn", "discount": 2, "discont": 3}, "seed": "x"}
+    with pytest.raises(ConfigError) as error:
+        validate(Run, tree, "my.yaml")
+    expected = "agent.discont=3: unknown field; did you mean agent.discount? (in my.yaml, and 2 more)"
+    assert str(error.value) == expected
+
+
+def test_missing_agent_is_named():
+    with pytest.raises(ConfigError, match=r"^agent: required, but missing \(in a\.yaml\)$"):
+        validate(Run, {}, "a.yaml")

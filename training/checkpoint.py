@@ -1,0 +1,235 @@
+"""Checkpoints: after a save returns, its state can be read back bit for bit or is known to be damaged.
+
+    step_000000050000/        a whole checkpoint; the name appears in one rename, after every byte is on the disk
+        state.safetensors     the tensors, keyed by their slash-joined path
+        meta.json             format version, step, the caller's meta, and the state with marks where tensors sat
+        MANIFEST              size and SHA-256 of both, and of itself
+    step_000000050000.1/      an earlier one of the same step, set aside by a later save
+    .tmp_50000_1234/          half-written or half-deleted by process 1234; never read
+
+The same state, step and meta give the same bytes, whatever the process, the clock or the order of keys.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeAlias
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from ..engine.stateful import StateDict
+from .durable import MANIFEST, find_problem, seal, sync_directory, write_file
+from .lock import is_alive
+from .state_tree import join, plain_bytes, split, tensor_bytes
+
+FORMAT = 1
+
+Scalar: TypeAlias = str | int | float | bool | None
+
+_STATE, _META = "state.safetensors", "meta.json"
+_NAME = re.compile(r"step_([0-9]{12})(?:\.([0-9]+))?")
+_TEMPORARY = re.compile(r"\.tmp_[0-9]+_([0-9]+)")
+
+
+class CheckpointError(ValueError):
+    """A checkpoint cannot be written, or cannot be trusted; one line that names it and the reason."""
+
+
+class NoCheckpointError(CheckpointError):
+    """There is none at all, good or bad."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    path: Path
+    step: int
+    state: StateDict  # tensors on the CPU that own their memory; dicts in sorted order
+    meta: dict[str, Scalar]
+    problems: tuple[str, ...] = ()  # a line for each newer checkpoint that was passed over
+
+
+def save(directory: Path, step: int, state: StateDict, keep: int, meta: Mapping[str, Scalar]) -> Path:
+    """The checkpoint's path, once it is on the disk; every failure on the way leaves the earlier ones loadable.
+
+    Of the checkpoints up to `step`, those beyond the newest `keep` are deleted, except one that does not verify. Later
+    ones are left alone: a run that fell back this far will pass them again. An older one of this very step is replaced,
+    or set aside if it does not verify.
+
+    Tensors that share storage come back apart. One writer per directory at a time (RunLock).
+
+    Raises ValueError that names the place in the state of a value that cannot be saved (see state_tree.split), before
+    anything is written; CheckpointError that names the path if the disk is full or fails.
+    """
+    if not 0 <= step < 10**12:
+        raise CheckpointError(f"step must be in [0, 10**12), got {step}")
+    if keep < 1:
+        raise CheckpointError(f"checkpoint.keep must be at least 1, got {keep}")
+    tree, tensors = split(state)
+    plain_meta, meta_tensors = split(dict(meta), "meta")
+    if meta_tensors:
+        raise CheckpointError(f"meta holds a tensor at {min(meta_tensors)!r}; put it into the state")
+    content = {"format": FORMAT, "step": step, "meta": plain_meta, "tree": tree}
+
+    directory = Path(directory)
+    path, temporary = directory / f"step_{step:012d}", directory / f".tmp_{step}_{os.getpid()}"
+    with _explained(f"checkpoint {path} could not be saved"):
+        try:
+            _make(directory)
+            _clear_stale(directory)
+            os.mkdir(temporary)
+            entries = [
+                write_file(temporary / _STATE, tensor_bytes(tensors)),
+                write_file(temporary / _META, [plain_bytes(content)]),
+            ]
+            seal(temporary, entries)
+            _put(temporary, path)
+            sync_directory(directory)
+        except OSError:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+    with _explained(f"checkpoint {path} is saved, but older ones could not be deleted"):
+        others = [other for other in _list(directory) if _age(other) < _age(path)]
+        aside = [other for other in others if _age(other)[0] == step]
+        for other in aside + others[len(aside) + keep - 1 :]:
+            if _is_good(other):
+                _discard(other)
+    return path
+
+
+def load(path: Path) -> Loaded:
+    """The checkpoint at `path`, every byte of it verified; raises CheckpointError."""
+    path = Path(path)
+    content = _verified(path)
+    try:
+        # Cloned: safetensors may hand out views of the mapped file, and a live tensor must not depend on it.
+        with safe_open(path / _STATE, framework="pt") as file:
+            tensors: dict[str, Tensor] = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+        state = join(content["tree"], tensors)
+        if tensors or not isinstance(state, dict):
+            raise ValueError(f"{_META} has no place for {sorted(tensors)[:1] or 'a state'}")
+        return Loaded(path, content["step"], state, content["meta"])
+    except (OSError, ValueError, LookupError, TypeError, RecursionError, SafetensorError) as error:
+        # Its hashes are right, so this was written like that: by another program, or by a bug.
+        raise CheckpointError(f"checkpoint {path}: is not one of graftwork's ({error!r})") from error
+
+
+def load_newest(directory: Path) -> Loaded:
+    """The newest checkpoint that verifies, and what is wrong with each newer one; deletes nothing.
+
+    Raises NoCheckpointError if there is none, CheckpointError that names each if none is good.
+    """
+    directory = Path(directory)
+    while True:
+        with _explained(f"checkpoints in {directory} cannot be listed"):
+            paths = _list(directory)
+        problems: list[str] = []
+        if not paths:
+            raise NoCheckpointError(f"no checkpoint in {directory}")
+        for path in paths:
+            try:
+                return replace(load(path), problems=tuple(problems))
+            except CheckpointError as error:
+                if os.path.lexists(path):  # else a running process has just pruned it
+                    problems.append(str(error))
+        if _list(directory) == paths:
+            raise CheckpointError(f"no good checkpoint in {directory}: {'; '.join(problems)}")
+
+
+def digest(state: StateDict) -> str:
+    """SHA-256 of everything in `state` but the order of its keys; equal after a save and a load."""
+    tree, tensors = split(state)
+    hasher = hashlib.sha256(plain_bytes(tree))
+    for chunk in tensor_bytes(tensors):
+        hasher.update(chunk)
+    return hasher.hexdigest()
+
+
+def _verified(path: Path) -> StateDict:
+    """What meta.json says, once every file is as the manifest says and the format is ours; raises CheckpointError."""
+    if problem := find_problem(path, {_STATE, _META}):
+        raise CheckpointError(f"checkpoint {path}: {problem}")
+    try:
+        content: object = json.loads((path / _META).read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"checkpoint {path}: {_META} cannot be read ({error!r})") from error
+    version = content.get("format") if isinstance(content, dict) else None
+    if not isinstance(content, dict) or version != FORMAT:
+        raise CheckpointError(
+            f"checkpoint {path}: {_META} has format version {version!r}, this graftwork reads {FORMAT}"
+        )
+    return content
+
+
+def _is_good(path: Path) -> bool:
+    try:
+        _verified(path)
+    except CheckpointError:
+        return False
+    return True
+
+
+def _put(temporary: Path, path: Path) -> None:
+    """Rename into place; an older one of that name is set aside first, so that it stays loadable until then."""
+    if os.path.lexists(path):
+        if _is_good(path) and (path / MANIFEST).read_bytes() == (temporary / MANIFEST).read_bytes():
+            shutil.rmtree(temporary, ignore_errors=True)
+            return
+        number = 1
+        while os.path.lexists(aside := path.with_name(f"{path.name}.{number}")):
+            number += 1
+        os.rename(path, aside)
+    os.rename(temporary, path)
+
+
+def _discard(path: Path) -> None:
+    """Delete, under a name that is never read: one half deleted must not be taken for a damaged one."""
+    trash = path.with_name(f".tmp_{_age(path)[0]}_{os.getpid()}")
+    if trash.exists():
+        shutil.rmtree(trash)
+    os.rename(path, trash)
+    shutil.rmtree(trash)
+
+
+def _list(directory: Path) -> list[Path]:
+    """Newest first."""
+    try:
+        names = os.listdir(directory)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return sorted((directory / name for name in names if _NAME.fullmatch(name)), key=_age, reverse=True)
+
+
+def _age(path: Path) -> tuple[int, float]:
+    """Grows with time: of one step, the one in place is the newest, then the one last set aside."""
+    found = _NAME.fullmatch(path.name)
+    assert found is not None, path
+    return int(found[1]), float(found[2] or "inf")
+
+
+def _make(directory: Path) -> None:
+    if not directory.is_dir():
+        os.makedirs(directory, exist_ok=True)
+        sync_directory(directory.parent)
+
+
+def _clear_stale(directory: Path) -> None:
+    """Free what dead processes, and failed saves of this one, left behind."""
+    for name in os.listdir(directory):
+        found = _TEMPORARY.fullmatch(name)
+        if found and (int(found[1]) == os.getpid() or not is_alive(int(found[1]))):
+            shutil.rmtree(directory / name, ignore_errors=True)
+
+
+@contextmanager
+def _explained(failure: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointError(f"{failure}: {error.strerror or error}") from error

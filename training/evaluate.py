@@ -1,0 +1,74 @@
+"""How good an agent is: whole greedy episodes on environments of their own."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import fmean, pstdev
+
+import torch
+
+from ..engine.agent import Agent
+from ..envs.contract import VectorEnv
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Undiscounted returns and lengths, in order of episode address."""
+
+    returns: tuple[float, ...]
+    lengths: tuple[int, ...]
+
+    @property
+    def mean(self) -> float:
+        return fmean(self.returns)
+
+    @property
+    def std(self) -> float:
+        """Population standard deviation over episodes."""
+        return pstdev(self.returns)
+
+    def record(self) -> dict[str, float | int | list[float] | list[int]]:
+        """Plain values, for a file."""
+        return {
+            "mean": self.mean,
+            "std": self.std,
+            "episodes": len(self.returns),
+            "returns": list(self.returns),
+            "lengths": list(self.lengths),
+        }
+
+
+class Interrupted(Exception):
+    """The caller's `stop` said so; nothing was concluded."""
+
+
+def evaluate(
+    agent: Agent, env: VectorEnv, episodes: int, *, explore: bool = False, stop: Callable[[], bool] = lambda: False
+) -> Evaluation:
+    """Returns of the first `episodes` episode addresses of `env`, which rests between episodes (autoreset=False).
+
+    Always the same episodes, so two agents are compared on equal terms. Environments beyond a round's need are picked by
+    index before it begins, never by who finishes first. Raises Interrupted soon after `stop()` turns true.
+    """
+    returns: list[float] = []
+    lengths: list[int] = []
+    env.finished()
+    for round_ in range(-(-episodes // env.num_envs)):
+        row = env.reset(episode=round_)
+        state = agent.initial_state(env.num_envs)
+        total = torch.zeros(env.num_envs, dtype=torch.float64, device=row.reward.device)
+        length = torch.zeros(env.num_envs, dtype=torch.int64, device=row.reward.device)
+        resting = torch.zeros_like(row.is_first)
+        while not resting.all():
+            if stop():
+                raise Interrupted
+            step = agent.act(row.observation, state, row.is_first, explore=explore)
+            state = step.state
+            row = env.step(step.action)
+            total += row.reward
+            length += ~row.is_first
+            resting |= row.terminated | row.truncated
+        wanted = min(env.num_envs, episodes - len(returns))
+        returns += total[:wanted].tolist()
+        lengths += length[:wanted].tolist()
+    env.finished()
+    return Evaluation(tuple(returns), tuple(lengths))

@@ -1,0 +1,167 @@
+"""The loop that every run goes through: next batch, learn, log, evaluate, checkpoint."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+from torch import Tensor
+
+from ..engine.stateful import StateDict, expect_keys
+from ..envs.contract import Episode
+from .evaluate import Evaluation, Interrupted
+from .interrupt import StopRequest
+from .progress import Progress
+from .schedules import crossed
+from .trackers import Trackers
+
+BatchOut = TypeVar("BatchOut", covariant=True)
+BatchIn = TypeVar("BatchIn", contravariant=True)
+Batch = TypeVar("Batch")
+
+
+class Source(Protocol[BatchOut]):
+    """Where batches come from: a Collector, or a data set."""
+
+    num_steps: int  # environment steps, or samples, handed out so far
+
+    def next(self) -> BatchOut: ...
+
+    def finished(self) -> list[Episode]: ...
+
+    def state_dict(self) -> StateDict: ...
+
+    def load_state_dict(self, state: StateDict) -> None: ...
+
+
+class Learner(Protocol[BatchIn]):
+    """What learns from batches; metrics stay on the device until they are logged."""
+
+    def learn(self, batch: BatchIn) -> Mapping[str, Tensor]: ...
+
+    def state_dict(self) -> StateDict: ...
+
+    def load_state_dict(self, state: StateDict) -> None: ...
+
+
+@dataclass(frozen=True)
+class Periods:
+    """Environment steps between two of each; 0 is never. What falls inside a batch happens after it."""
+
+    log: int
+    evaluation: int
+    checkpoint: int
+
+
+class Trainer(Generic[Batch]):
+    """Trains a learner on a source until `steps` environment steps, at the first end of a batch at or past them.
+
+    Everything is decided by the step alone, so an interrupted run that is restored does what it would have done.
+    """
+
+    def __init__(
+        self,
+        source: Source[Batch],
+        learner: Learner[Batch],
+        trackers: Trackers,
+        progress: Progress,
+        *,
+        steps: int,
+        periods: Periods,
+        evaluate: Callable[[Callable[[], bool]], Evaluation],
+        save: Callable[[int, StateDict], None],
+    ) -> None:
+        """evaluate: given `stop`, as in training.evaluate; save: given the step and the state."""
+        self._source, self._learner = source, learner
+        self._trackers, self._progress = trackers, progress
+        self._steps, self._periods = steps, periods
+        self._evaluate, self._save = evaluate, save
+        self.evaluation: Evaluation | None = None  # the newest of this process
+        self._evaluated_at = 0
+        self._episodes: list[Episode] = []  # finished since the last log
+        self._sums: dict[str, Tensor] = {}  # of metrics since the last log
+        self._count = 0
+
+    @property
+    def step(self) -> int:
+        """Environment steps so far."""
+        return self._source.num_steps
+
+    def run(self, stop: StopRequest) -> None:
+        """Train to the end, or until `stop`; either way everything up to the last update is saved.
+
+        An error in a batch leaves the last checkpoint as it is.
+        """
+        clock, clock_step = time.perf_counter(), self.step
+        if self.step == 0:
+            self._save(0, self.state_dict())  # a run killed before its first period resumes as exactly as any
+        before = self.step
+        while True:
+            self._evaluate_if_due(stop)
+            ends = self.step >= self._steps or stop()
+            if ends or crossed(self._periods.checkpoint, before, self.step):
+                self._save(self.step, self.state_dict())
+            if ends:
+                return
+            before = self.step
+            self._note(self._learner.learn(self._source.next()))
+            if crossed(self._periods.log, before, self.step):
+                now = time.perf_counter()
+                self._log({"time/steps_per_second": (self.step - clock_step) / (now - clock)})
+                clock, clock_step = now, self.step
+
+    def state_dict(self) -> StateDict:
+        return {
+            "learner": self._learner.state_dict(),
+            "source": self._source.state_dict(),
+            "trackers": self._trackers.state_dict(),
+            "loop": {
+                "evaluated_at": self._evaluated_at,
+                "episodes": [[episode.return_, episode.length] for episode in self._episodes],
+                "sums": dict(self._sums),
+                "count": self._count,
+            },
+        }
+
+    def load_state_dict(self, state: StateDict) -> None:
+        expect_keys("trainer", state, {"learner", "source", "trackers", "loop"})
+        expect_keys("loop", state["loop"], {"evaluated_at", "episodes", "sums", "count"})
+        self._learner.load_state_dict(state["learner"])
+        self._source.load_state_dict(state["source"])
+        self._trackers.load_state_dict(state["trackers"])
+        loop = state["loop"]
+        self._evaluated_at, self._count = loop["evaluated_at"], loop["count"]
+        self._episodes = [Episode(return_, length) for return_, length in loop["episodes"]]
+        self._sums = loop["sums"]
+
+    def _evaluate_if_due(self, stop: StopRequest) -> None:
+        at_end = self.step >= self._steps and self._evaluated_at < self.step
+        if stop() or not (crossed(self._periods.evaluation, self._evaluated_at, self.step) or at_end):
+            return
+        try:
+            evaluation = self._evaluate(stop)
+        except Interrupted:
+            return  # not done, so due again after a resume
+        self._evaluated_at = self.step
+        self.evaluation = evaluation
+        self._trackers.log_evaluation({"step": self.step, **evaluation.record()})
+        self._trackers.log({"evaluation/return": evaluation.mean, "evaluation/std": evaluation.std}, self.step)
+        self._progress.line(f"step {self.step:,}: greedy return {evaluation.mean:.1f} ± {evaluation.std:.1f}")
+
+    def _note(self, metrics: Mapping[str, Tensor]) -> None:
+        """Add to what the next log says."""
+        if metrics:
+            self._sums = {name: value + self._sums.get(name, 0.0) for name, value in metrics.items()}
+            self._count += 1
+        episodes = self._source.finished()
+        self._episodes += episodes
+        self._progress.update(self.step, episodes[-1].return_ if episodes else None)
+
+    def _log(self, times: Mapping[str, float]) -> None:
+        metrics = {f"train/{name}": value.item() / self._count for name, value in self._sums.items()}
+        if self._episodes:
+            metrics["episode/return"] = sum(e.return_ for e in self._episodes) / len(self._episodes)
+            metrics["episode/length"] = sum(e.length for e in self._episodes) / len(self._episodes)
+            metrics["episode/count"] = len(self._episodes)
+        self._trackers.log({**metrics, **times}, self.step)
+        self._episodes, self._sums, self._count = [], {}, 0
