@@ -6,6 +6,22 @@
     agent = gw.load("runs/dqn-cartpole-0")
 """
 
-from .runs import Run, RunConfig, evaluate, load, load_encoder, resume, train
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .runs import Run, RunConfig, evaluate, load, load_encoder, resume, train
 
 __all__ = ["Run", "RunConfig", "evaluate", "load", "load_encoder", "resume", "train"]
+
+if not TYPE_CHECKING:  # a type checker would take a module with __getattr__ to have every name
+
+    def __getattr__(name: str) -> object:
+        """A public name, on its first use: torch takes seconds to import, which a command line's `--help` does without."""
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from . import runs
+
+        return getattr(runs, name)
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

@@ -1,4 +1,4 @@
-"""Deep Q-networks (Mnih et al. 2015), double (van Hasselt et al. 2016), recurrent with burn-in (Kapturowski et al. 2019).
+"""Deep Q-networks (Mnih et al. 2015), double (van Hasselt et al. 2016), recurrent (Kapturowski et al. 2019).
 
 Recurrence needs no second algorithm: a feed-forward network learns from sequences of one row.
 """
@@ -16,7 +16,7 @@ from ..engine import Agent, GradientStep, Metrics, ReplayBuffer, Rollout, StateD
 from ..envs import EnvSpec
 from ..losses import double_q_learning, huber, masked_mean, q_learning, squared
 from ..networks import Encoder, EncoderConfig, MLPConfig, Network, QHead, State, initialise, mode
-from ..training.schedules import Constant, Linear, Schedule, crossed
+from ..training.schedules import Constant, Linear, Probability, Rate, crossed
 from ..training.seeding import Seeds
 
 Positive = Annotated[int, Field(gt=0)]
@@ -26,21 +26,21 @@ class DQNConfig(Config):
     kind: Literal["dqn"] = "dqn"
     encoder: EncoderConfig = MLPConfig(hidden=(256, 256))
     discount: Annotated[float, Field(ge=0, le=1)] = 0.99
-    learning_rate: Schedule = Constant(value=5e-4)
+    learning_rate: Rate = Constant(value=5e-4)
     adam_epsilon: Annotated[float, Field(gt=0)] = 1e-8
     max_gradient_norm: Annotated[float, Field(gt=0)] | None = 10.0
     loss: Literal["huber", "squared"] = "huber"
     double: bool = True
-    epsilon: Schedule = Linear(start=1.0, end=0.05, steps=10_000)  # chance of a random action, by environment step
+    epsilon: Probability = Linear(start=1.0, end=0.05, steps=10_000)  # chance of a random action, by environment step
     replay_capacity: Positive = 100_000  # transitions
-    learning_starts: Annotated[int, Field(ge=0)] = 1_000  # transitions in the replay before the first update
+    learning_starts: Annotated[int, Field(ge=0)] = 1_000  # environment steps before the first update
     train_period: Positive = 4  # rows (steps of each environment) between calls to learn
     updates: Positive = 1  # gradient updates a call to learn
     batch_size: Positive = 64  # sequences an update
     sequence_length: Positive = 1  # rows of a sequence, burn-in included; 1 for a feed-forward encoder
     burn_in: Annotated[int, Field(ge=0)] = 0  # first rows of a sequence, which only warm up the recurrent state
-    target_period: Positive = 1_000  # environment steps between copies to the target network; unused if target_rate < 1
-    target_rate: Annotated[float, Field(gt=0, le=1)] = 1.0  # share of the online weights in each update of a soft target
+    target_period: Positive = 1_000  # environment steps between copies to the target; unused if target_rate < 1
+    target_rate: Annotated[float, Field(gt=0, le=1)] = 1.0  # below 1, a soft target: its move to online at each update
 
     @model_validator(mode="after")
     def _check(self) -> "DQNConfig":
@@ -71,7 +71,9 @@ class DQNConfig(Config):
         initialise(head, "uniform", generator)
         return Network(encoder, head)
 
-    def build(self, network: Network[Tensor], spec: EnvSpec, num_envs: int, seeds: Seeds, device: torch.device) -> "DQN":
+    def build(
+        self, network: Network[Tensor], spec: EnvSpec, num_envs: int, seeds: Seeds, device: torch.device
+    ) -> "DQN":
         """The agent with an empty replay; draws its random numbers from `seeds`."""
         network = network.to(device)
         replay = ReplayBuffer(
@@ -105,16 +107,7 @@ class DQN(Agent):
         spec: EnvSpec,
         generator: torch.Generator,
     ) -> None:
-        is_recurrent = bool(network.initial_state(1))
-        if is_recurrent and config.sequence_length < 2:
-            raise ValueError("agent.sequence_length=1: a recurrent encoder learns from sequences of at least 2 rows")
-        if config.burn_in and not is_recurrent:
-            raise ValueError(f"agent.burn_in={config.burn_in}: only a recurrent encoder burns in; use 0")
-        if replay.num_rows < config.sequence_length + config.train_period:
-            raise ValueError(
-                f"agent.replay_capacity={config.replay_capacity} keeps {replay.num_rows} rows of each environment, but "
-                f"agent.sequence_length + agent.train_period = {config.sequence_length + config.train_period} are needed"
-            )
+        _check(network, replay, config, spec)
         self.network, self.replay, self.config, self.spec = network, replay, config, spec
         self.target = deepcopy(network).requires_grad_(False)
         self.network.eval()
@@ -124,7 +117,8 @@ class DQN(Agent):
         self._acted = 0  # steps acted since
         self._generator = generator
         self._num_actions = spec.discrete("dqn")
-        optimizer = torch.optim.Adam(network.parameters(), eps=config.adam_epsilon, fused=True)
+        learnt = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.Adam(learnt, eps=config.adam_epsilon, fused=True)
         self._update = GradientStep(self._loss, network, optimizer, config.max_gradient_norm)
 
     def initial_state(self, num_envs: int) -> State:
@@ -151,8 +145,7 @@ class DQN(Agent):
         config = self.config
         self.replay.add(batch)
         before, self.step, self._acted = self.step, self.step + int(batch.valid.sum()), 0
-        enough = len(self.replay) >= config.learning_starts and self.replay.num_sequences(config.sequence_length) > 0
-        if not enough:
+        if self.step < config.learning_starts or self.replay.num_sequences(config.sequence_length) == 0:
             return {}
         learning_rate = config.learning_rate.at(self.step)
         with mode(self.network, training=True):
@@ -171,7 +164,7 @@ class DQN(Agent):
         size, burn_in = self.config.batch_size, self.config.burn_in
         sample = self.replay.sample(count * size, self.config.sequence_length)
         next_q = _q(self.target, sample.rollout, slice(burn_in + 1, None))
-        columns = zip(sample.rollout.split(size), sample.weight.split(size), next_q.split(size, 1), strict=True)
+        columns = zip(sample.rollout.split(size), sample.weight.chunk(count), next_q.chunk(count, 1), strict=True)
         return [Batch(*column) for column in columns]
 
     def _loss(self, network: Network[Tensor], batch: Batch) -> tuple[Tensor, Metrics]:
@@ -193,8 +186,8 @@ class DQN(Agent):
     def _move_target(self, rate: float) -> None:
         for target, online in zip(self.target.parameters(), self.network.parameters(), strict=True):
             target.lerp_(online, rate)
-        for target, online in zip(self.target.buffers(), self.network.buffers(), strict=True):
-            target.copy_(online)
+        for buffer, online_buffer in zip(self.target.buffers(), self.network.buffers(), strict=True):
+            buffer.copy_(online_buffer)
 
     def state_dict(self) -> StateDict:
         return {
@@ -225,5 +218,30 @@ def _q(network: Network[Tensor], rollout: Rollout, rows: slice) -> Tensor:
     if state and rows.start:
         with torch.no_grad():
             _, state = network(rollout.observation[: rows.start], state, rollout.is_first[: rows.start])
-    q, _ = network(rollout.observation[rows], state, rollout.is_first[rows])
+    q: Tensor = network(rollout.observation[rows], state, rollout.is_first[rows])[0]
     return q
+
+
+def _check(network: Network[Tensor], replay: ReplayBuffer, config: DQNConfig, spec: EnvSpec) -> None:
+    """Raise ValueError for parts that do not go together."""
+    num_actions = spec.discrete("dqn")
+    num_values = network.probe(spec.observation_shape, spec.observation_dtype).shape[-1]
+    if num_values != num_actions:
+        raise ValueError(f"the network gives {num_values} values, but env.id={spec.id} has {num_actions} actions")
+    learnt_rows, is_recurrent = config.sequence_length - config.burn_in, bool(network.initial_state(1))
+    if config.burn_in and not is_recurrent:
+        raise ValueError(f"agent.burn_in={config.burn_in}: only a recurrent encoder burns in; use 0")
+    if is_recurrent and config.sequence_length < 2:
+        raise ValueError("agent.sequence_length=1: a recurrent encoder learns from sequences of at least 2 rows")
+    if is_recurrent and learnt_rows < config.train_period:
+        # Sequences begin where a rollout did: rows between the end of one and the start of the next are never seen.
+        raise ValueError(
+            f"agent.sequence_length - agent.burn_in = {learnt_rows} must be at least "
+            f"agent.train_period={config.train_period}, so that a recurrent encoder learns from every row"
+        )
+    needed = config.sequence_length + config.train_period
+    if replay.num_rows < needed:
+        raise ValueError(
+            f"agent.replay_capacity={config.replay_capacity} keeps {replay.num_rows} rows of each environment, but "
+            f"agent.sequence_length + agent.train_period = {needed} are needed"
+        )

@@ -25,7 +25,7 @@ from ..networks import (
     initialise,
     mode,
 )
-from ..training.schedules import Constant, Schedule
+from ..training.schedules import Constant, Rate
 from ..training.seeding import Seeds
 
 
@@ -33,12 +33,12 @@ class ReinforceConfig(Config):
     kind: Literal["reinforce"] = "reinforce"
     encoder: EncoderConfig = MLPConfig(hidden=(64, 64), activation="tanh")
     discount: Annotated[float, Field(ge=0, le=1)] = 0.99
-    learning_rate: Schedule = Constant(value=1e-3)
+    learning_rate: Rate = Constant(value=1e-3)
     adam_epsilon: Annotated[float, Field(gt=0)] = 1e-8
     max_gradient_norm: Annotated[float, Field(gt=0)] | None = 0.5
     baseline: Literal["none", "standardised", "learned"] = "learned"  # what is taken from the return
     value_coefficient: Annotated[float, Field(ge=0)] = 0.5  # weight of the learned baseline's squared error
-    entropy_coefficient: Schedule = Constant(value=0.0)
+    entropy_coefficient: Rate = Constant(value=0.0)
 
     @property
     def rollout_rows(self) -> int | None:
@@ -77,11 +77,19 @@ class Reinforce(Agent):
     def __init__(
         self, network: Network[PolicyValue], config: ReinforceConfig, spec: EnvSpec, generator: torch.Generator
     ) -> None:
+        output, num_actions = network.probe(spec.observation_shape, spec.observation_dtype), spec.discrete("reinforce")
+        num_outputs = output.policy.log_probs.shape[-1]
+        if num_outputs != num_actions:
+            raise ValueError(f"the network chooses of {num_outputs}, but env.id={spec.id} has {num_actions} actions")
+        if (output.value is not None) != (config.baseline == "learned"):
+            has = "no" if output.value is None else "a"
+            raise ValueError(f"agent.baseline={config.baseline}: the network has {has} value head")
         self.network, self.config, self.spec = network.eval(), config, spec
         self.rollout_rows = config.rollout_rows
         self.step = 0  # environment steps learnt from
         self._generator = generator
-        optimizer = torch.optim.Adam(network.parameters(), eps=config.adam_epsilon, fused=True)
+        learnt = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.Adam(learnt, eps=config.adam_epsilon, fused=True)
         self._update = GradientStep(self._loss, network, optimizer, config.max_gradient_norm)
 
     def initial_state(self, num_envs: int) -> State:

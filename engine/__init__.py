@@ -5,7 +5,7 @@ from .collector import Actor, Collector, Step
 from .gradient_step import GradientStep, Metrics, NonFiniteError
 from .replay import ReplayBuffer, Sample
 from .rollout import Rollout
-from .stateful import Stateful, StateDict, expect_keys, load_weights
+from .stateful import StateDict, Stateful, expect_keys, load_weights
 
 __all__ = [
     "Actor",

@@ -6,7 +6,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..envs.contract import Episode, EnvStep, VectorEnv
+from ..envs.contract import EnvStep, Episode, VectorEnv
 from .rollout import Rollout, State
 from .stateful import StateDict, expect_keys
 
@@ -43,7 +43,7 @@ class Collector:
         self._state: State = ()
 
     def next(self) -> Rollout:
-        """The next rollout; whole episodes have as many rows as the longest, the others' rows after their end invalid."""
+        """The next rollout; whole episodes: as many rows as the longest has, the others' rows after their end invalid."""
         if self._row is None or self._num_rows is None:
             self._row = self._env.reset()
             self._state = self._agent.initial_state(self._env.num_envs)
@@ -87,11 +87,12 @@ class Collector:
         expect_keys("collector", state, {"env", "row", "recurrent", "num_steps"})
         self.num_steps = state["num_steps"]
         if state["row"] is None:
+            self._row, self._state = None, ()
             return
         self._env.load_state_dict(state["env"])
-        device = self._agent.initial_state(1)[0].device if state["recurrent"] else None
+        device = self._env.device
         self._state = tuple(part.to(device) for part in state["recurrent"])
-        observation, is_first = state["row"]["observation"], state["row"]["is_first"]
+        observation, is_first = state["row"]["observation"].to(device), state["row"]["is_first"].to(device)
         nothing = torch.zeros_like(is_first)
         self._row = EnvStep(observation, nothing.float(), nothing, nothing, is_first)
 

@@ -14,15 +14,15 @@ NetworkT = TypeVar("NetworkT", bound=nn.Module)
 
 
 class NonFiniteError(ValueError):
-    """A loss or a gradient is NaN or infinite; the weights are those before the update that brought it up."""
+    """A loss or a gradient is NaN or infinite; the update that brought it up has changed nothing."""
 
 
 class GradientStep(Generic[NetworkT, Batch]):
     """Updates `network` by gradients of `loss(network, batch) -> (scalar, metrics)`, clipped to a global norm.
 
-    Eager autograd for now. An agent gives its loss here and calls neither backward nor an optimizer, so that compiled and
-    graph-captured forms need no change to any agent. What a loss needs of other networks (a target network's values) is
-    computed before, for all batches at once, and comes with the batch.
+    Eager autograd for now. An agent gives its loss here and calls neither backward nor an optimizer, so that compiled
+    and graph-captured forms need no change to any agent. What a loss needs of other networks (a target network's
+    values) is computed before, for all batches at once, and comes with the batch.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class GradientStep(Generic[NetworkT, Batch]):
         optimizer: torch.optim.Optimizer,
         max_norm: float | None = None,
     ) -> None:
-        """optimizer: one of torch's with fused=True; max_norm: of the gradient over all its parameters, None for no clip."""
+        """optimizer: one of torch's with fused=True; max_norm: of the gradient over all its parameters, or no clip."""
         if not optimizer.defaults.get("fused"):
             raise ValueError(f"GradientStep needs a fused optimizer, got {type(optimizer).__name__} without fused=True")
         self._loss, self._network, self._optimizer, self._max_norm = loss, network, optimizer, max_norm
@@ -42,7 +42,8 @@ class GradientStep(Generic[NetworkT, Batch]):
     def __call__(self, batches: Iterable[Batch], learning_rate: float | None = None) -> Metrics:
         """One update a batch, in order; the metrics' means over them. learning_rate: None leaves it as it is.
 
-        A batch whose gradient is not finite changes nothing, and NonFiniteError names the first bad tensor.
+        A batch whose loss or gradient is not finite changes nothing; NonFiniteError, after the last batch, names the
+        first such tensor.
         """
         if learning_rate is not None:
             for group in self._optimizer.param_groups:
@@ -52,13 +53,13 @@ class GradientStep(Generic[NetworkT, Batch]):
         parameters = list(self._parameters.values())
         for batch in batches:
             loss, metrics = self._loss(self._network, batch)
-            norms.append(self._apply(torch.autograd.grad(loss, parameters)))
+            norms.append(self._apply(loss.detach(), torch.autograd.grad(loss, parameters)))
             history.append({"loss": loss.detach(), **metrics})
         for parameter in parameters:
             parameter.grad = None
         means = {name: torch.stack([metrics[name] for metrics in history]).mean() for name in history[0]}
         means["gradient_norm"] = torch.stack([norm[-1] for norm in norms]).mean()
-        if not means["gradient_norm"].isfinite():  # the one synchronisation of a call
+        if not (means["loss"] + means["gradient_norm"]).isfinite():  # the one synchronisation of a call
             raise NonFiniteError(self._culprit(history, torch.stack(norms)))
         return means
 
@@ -70,26 +71,31 @@ class GradientStep(Generic[NetworkT, Batch]):
     def load_state_dict(self, state: StateDict) -> None:
         if state:
             expect_keys("optimizer", state, set(self._parameters))
+        self._optimizer.state.clear()
         for name, entries in state.items():
             parameter = self._parameters[name]
-            self._optimizer.state[parameter] = {key: value.to(parameter.device) for key, value in entries.items()}
+            # Copies: the optimizer updates its state in place.
+            self._optimizer.state[parameter] = {
+                key: value.to(parameter.device, copy=True) for key, value in entries.items()
+            }
 
-    def _apply(self, gradients: tuple[Tensor, ...]) -> Tensor:
+    def _apply(self, loss: Tensor, gradients: tuple[Tensor, ...]) -> Tensor:
         """One optimizer step; norms of each gradient and, last, of all: [P + 1]."""
         each = torch.stack(torch._foreach_norm(gradients))
         norm = torch.linalg.vector_norm(each)
-        # A fused optimizer divides by grad_scale and skips the step where found_inf is 1, both without a synchronisation;
-        # torch's own gradient scaler sets the same two attributes.
-        scale = None if self._max_norm is None else (norm / self._max_norm).clamp(min=1.0)
+        # A fused optimizer divides by grad_scale and skips the step where found_inf is 1, both float32 and neither with a
+        # synchronisation; torch's own gradient scaler sets the same two attributes.
+        scale = None if self._max_norm is None else (norm / self._max_norm).clamp(min=1.0).float()
         setattr(self._optimizer, "grad_scale", scale)  # noqa: B010
-        setattr(self._optimizer, "found_inf", norm.isfinite().logical_not().float())  # noqa: B010
+        setattr(self._optimizer, "found_inf", (loss + norm).isfinite().logical_not().float())  # noqa: B010
         for parameter, gradient in zip(self._parameters.values(), gradients, strict=True):
             parameter.grad = gradient
         self._optimizer.step()
         return torch.cat((each, norm.view(1)))
 
     def _culprit(self, history: list[Metrics], norms: Tensor) -> str:
-        update = int(norms[:, -1].isfinite().logical_not().nonzero()[0])
+        losses = torch.stack([metrics["loss"] for metrics in history])
+        update = int((losses + norms[:, -1]).isfinite().logical_not().nonzero()[0])
         for name, value in history[update].items():
             if not value.isfinite():
                 return f"{name} is {value.item()}; the last finite weights are kept"

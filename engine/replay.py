@@ -22,8 +22,8 @@ class Sample:
 class ReplayBuffer:
     """Keeps the newest `num_rows` rows of B environments; takes `nbytes` of memory, all at once, when first used.
 
-    `add` takes rollouts that follow each other without a gap: the first observation of one is the last of the one before.
-    Of the newest row only the observation is there until the next `add`; it is a successor but never drawn itself.
+    `add` takes rollouts that follow each other without a gap: the first observation of one is the last of the one
+    before. Of the newest row only the observation is there until the next `add`; it is a successor but never drawn.
     """
 
     def __init__(
@@ -35,36 +35,30 @@ class ReplayBuffer:
         generator: torch.Generator,
         *,
         state: State = (),
+        rollout_rows: int | None = None,
     ) -> None:
         """capacity: transitions over all environments; state: the encoder's initial state of B environments.
 
-        Everything lives on the generator's device. ValueError if the machine has not got the memory.
+        rollout_rows: of every rollout to come, needed only where there is a state. Everything lives on the generator's
+        device. ValueError if the machine has not got the memory.
         """
+        assert rollout_rows or not state
         self.num_rows, self.num_envs = max(capacity // num_envs, 1), num_envs
         self._ring = self.num_rows + 1  # one more for the newest row's observation
+        self._stride = rollout_rows if state and rollout_rows else 1  # rows between two that a sequence can begin at
+        self._initial_state = state
+        self._observation_shape, self._observation_dtype = observation_shape, observation_dtype
         self._generator = generator
-        self.nbytes = self.bytes_needed(capacity, num_envs, observation_shape, observation_dtype)
+        self._oldest = self._size = 0
+        self._total = 0  # rows ever added
+        self._allocate(torch.device("meta"))
+        tensors = (*self._rows.values(), *self._states, self._transitions, self._drawable)
+        self.nbytes = sum(tensor.nbytes for tensor in tensors)
         if generator.device.type == "cpu" and self.nbytes > _memory():
             raise ValueError(
                 f"agent.replay_capacity={capacity} needs {self.nbytes / 1e9:.1f} GB of memory, "
                 f"this machine has {_memory() / 1e9:.1f} GB"
             )
-        self._observation_shape, self._observation_dtype = observation_shape, observation_dtype
-        self._rows: dict[str, Tensor] = {}  # name -> [ring * B, ...]
-        self._oldest = self._size = 0
-        self._total = 0  # rows ever added
-        self._stride = 0  # rows of each added rollout, where states are kept
-        self._states = state
-        self._slots: State = ()  # [slots, B, ...], the state before each added rollout
-
-    @staticmethod
-    def bytes_needed(
-        capacity: int, num_envs: int, observation_shape: tuple[int, ...], observation_dtype: torch.dtype
-    ) -> int:
-        """Memory that a buffer of this size will take, recurrent states aside."""
-        observation = torch.empty(observation_shape, dtype=observation_dtype, device="meta").nbytes
-        action, index, reward, flags = 8, 8, 4, 4
-        return (max(capacity // num_envs, 1) + 1) * num_envs * (observation + action + index + reward + flags)
 
     def __len__(self) -> int:
         """Transitions that can be drawn."""
@@ -72,31 +66,31 @@ class ReplayBuffer:
 
     def add(self, rollout: Rollout) -> None:
         """Store a rollout in place of the oldest rows. ValueError if it is longer than the buffer."""
-        if not self._rows:
-            self._allocate()
         time, start = rollout.num_rows, self._total % self._ring
         if time > self.num_rows:
             raise ValueError(f"agent.replay_capacity: a rollout of {time} rows does not fit into {self.num_rows} rows")
+        if self._states and time != self._stride:
+            raise ValueError(f"replay: rollouts with a state must all have {self._stride} rows, got {time}")
+        self._use()
         rows = (torch.arange(time + 1, device=self._transitions.device) + start) % self._ring
         flat = (rows.unsqueeze(1) * self.num_envs + torch.arange(self.num_envs, device=rows.device)).flatten()
         body = flat[: time * self.num_envs]
+        valid = rollout.valid.flatten()
 
         # The row after the newest is written over too: its observation becomes the newest successor.
-        expired = self._drawable[flat].sum()
+        counts = torch.stack((self._drawable[flat].sum(), valid.sum()))
+        num_expired, num_fresh = counts.tolist()  # the one synchronisation of an `add`
         for name, target in self._rows.items():
             value: Tensor = getattr(rollout, name)
             target[flat if value.shape[0] == time + 1 else body] = value.flatten(0, 1)
-        valid = rollout.valid.flatten()
         self._drawable[flat] = False
         self._drawable[body] = valid
-        fresh = body[valid]
-        num_expired = int(expired)  # the one synchronisation of an `add`
         self._oldest, self._size = self._oldest + num_expired, self._size - num_expired
-        slots = (torch.arange(len(fresh), device=fresh.device) + self._oldest + self._size) % len(self._transitions)
-        self._transitions[slots] = fresh
-        self._size += len(fresh)
-        self._oldest %= len(self._transitions)
-        self._add_state(rollout)
+        slots = (torch.arange(num_fresh, device=rows.device) + self._oldest + self._size) % len(self._transitions)
+        self._transitions[slots] = body[torch.nonzero_static(valid, size=num_fresh).squeeze(1)]
+        self._oldest, self._size = self._oldest % len(self._transitions), self._size + num_fresh
+        for i, states in enumerate(self._states):
+            states[(self._total // self._stride) % len(states)] = rollout.state[i]
         self._total += time
 
     def sample(self, batch_size: int, length: int = 1) -> Sample:
@@ -105,14 +99,14 @@ class ReplayBuffer:
         One row: uniform over transitions. Several: uniform over sequences, which may span episodes (mask with `valid`,
         reset with `is_first`); where the encoder has a state they begin where a rollout did, with the state it had.
         """
-        if length == 1 and not self._slots:
+        if length == 1 and not self._states:
             draw = self._draw(self._size, batch_size)
             index = self._transitions[(draw + self._oldest) % len(self._transitions)]
             state: State = ()
         else:
-            row = self._draw_rows(batch_size, length)
+            row = self._first_row + self._draw(self.num_sequences(length), batch_size) * self._stride
             env = torch.randint(self.num_envs, (batch_size,), generator=self._generator, device=row.device)
-            state = tuple(part[(row // self._stride) % len(part), env] for part in self._slots)
+            state = tuple(states[(row // self._stride) % len(states), env] for states in self._states)
             index = (row % self._ring) * self.num_envs + env
         steps = torch.arange(length + 1, device=index.device).unsqueeze(1) * self.num_envs
         rows = (index + steps) % (self._ring * self.num_envs)  # [length + 1, N]
@@ -136,41 +130,66 @@ class ReplayBuffer:
 
     def num_sequences(self, length: int) -> int:
         """Sequences of `length` rows that can be drawn, for each environment."""
-        stride, oldest = max(self._stride, 1), max(self._total - self.num_rows, 0)
-        first = -(-oldest // stride) * stride
-        return max((self._total - length - first) // stride + 1, 0)
+        return max((self._total - length - self._first_row) // self._stride + 1, 0)
 
     def state_dict(self) -> StateDict:
-        if not self._rows:
-            self._allocate()
+        self._use()
         used = min(self._total + 1, self._ring) * self.num_envs
+        kept = torch.arange(self._size, device=self._transitions.device) + self._oldest
         return {
             "rows": {name: rows[:used] for name, rows in self._rows.items()},
-            "transitions": self._transitions[(torch.arange(self._size) + self._oldest) % len(self._transitions)],
-            "counters": {"total": self._total, "stride": self._stride},
-            "slots": list(self._slots),
+            "states": list(self._states),
+            "transitions": self._transitions[kept % len(self._transitions)],
+            "counters": {"total": self._total, "num_rows": self.num_rows, "num_envs": self.num_envs},
             "generator": self._generator.get_state(),
         }
 
     def load_state_dict(self, state: StateDict) -> None:
-        expect_keys("replay", state, {"rows", "transitions", "counters", "slots", "generator"})
-        self._allocate()
+        """ValueError, before anything changes, if what it holds has another capacity, shape or type."""
+        expect_keys("replay", state, {"rows", "states", "transitions", "counters", "generator"})
         expect_keys("replay rows", state["rows"], set(self._rows))
+        expect_keys("replay counters", state["counters"], {"total", "num_rows", "num_envs"})
+        old, own = (state["counters"]["num_rows"], state["counters"]["num_envs"]), (self.num_rows, self.num_envs)
+        if old != own:
+            raise ValueError(
+                f"agent.replay_capacity: the checkpoint's replay keeps {old[0]} rows of {old[1]} environments, this one "
+                f"{own[0]} of {own[1]}; leave the capacity and env.num_envs as they were"
+            )
         for name, target in self._rows.items():
             stored: Tensor = state["rows"][name]
-            if stored.shape[1:] != target.shape[1:] or len(stored) > len(target):
-                raise ValueError(f"replay: the checkpoint's {name} has another shape or capacity; keep both as they were")
-            target[: len(stored)] = stored
+            if stored.shape[1:] != target.shape[1:] or stored.dtype != target.dtype:
+                raise ValueError(f"replay: the checkpoint's {name} has another shape or type than this environment's")
+        if [states.shape for states in state["states"]] != [states.shape for states in self._states]:
+            raise ValueError("replay: the checkpoint's recurrent states have other shapes than this encoder's")
+        self._use()
+        for name, target in self._rows.items():
+            target[: len(state["rows"][name])] = state["rows"][name]
+        for target, states in zip(self._states, state["states"], strict=True):
+            target.copy_(states)
         transitions = state["transitions"].to(self._transitions.device)
-        self._oldest, self._size = 0, len(transitions)
+        self._oldest, self._size, self._total = 0, len(transitions), state["counters"]["total"]
         self._transitions[: self._size] = transitions
-        self._drawable[transitions] = True
-        self._total, self._stride = state["counters"]["total"], state["counters"]["stride"]
-        self._slots = tuple(part.to(self._transitions.device) for part in state["slots"])
+        self._drawable.fill_(False)[transitions] = True
         self._generator.set_state(state["generator"])
 
-    def _allocate(self) -> None:
-        device, size = self._generator.device, self._ring * self.num_envs
+    @property
+    def _first_row(self) -> int:
+        """The oldest row that a sequence can begin at, counted from the first row ever added."""
+        oldest = max(self._total - self.num_rows, 0)
+        return -(-oldest // self._stride) * self._stride
+
+    def _draw(self, bound: int, size: int) -> Tensor:
+        if bound == 0:
+            raise ValueError("replay: nothing to draw from yet")
+        return torch.randint(bound, (size,), generator=self._generator, device=self._generator.device)
+
+    def _use(self) -> None:
+        """Take the memory, if this is the first use."""
+        if self._drawable.is_meta:
+            self._allocate(self._generator.device)
+
+    def _allocate(self, device: torch.device) -> None:
+        size = self._ring * self.num_envs
         self._rows = {
             "observation": torch.zeros(size, *self._observation_shape, dtype=self._observation_dtype, device=device),
             "is_first": torch.zeros(size, dtype=torch.bool, device=device),
@@ -182,29 +201,9 @@ class ReplayBuffer:
         # Flat indices of the transitions that can be drawn, oldest first from `_oldest`, itself a ring.
         self._transitions = torch.zeros(size, dtype=torch.int64, device=device)
         self._drawable = torch.zeros(size, dtype=torch.bool, device=device)
-
-    def _draw(self, bound: int, size: int) -> Tensor:
-        if bound == 0:
-            raise ValueError("replay: nothing to draw from yet")
-        return torch.randint(bound, (size,), generator=self._generator, device=self._generator.device)
-
-    def _draw_rows(self, batch_size: int, length: int) -> Tensor:
-        """First rows of sequences, counted from the first row ever added."""
-        stride, oldest = max(self._stride, 1), max(self._total - self.num_rows, 0)
-        first = -(-oldest // stride) * stride
-        return first + self._draw(self.num_sequences(length), batch_size) * stride
-
-    def _add_state(self, rollout: Rollout) -> None:
-        if not self._states:
-            return
-        if not self._slots:
-            self._stride = rollout.num_rows
-            slots = self.num_rows // self._stride + 1
-            self._slots = tuple(part.new_zeros(slots, *part.shape) for part in self._states)
-        if rollout.num_rows != self._stride:
-            raise ValueError(f"replay: rollouts with a state must all have {self._stride} rows, got {rollout.num_rows}")
-        for slots_, part in zip(self._slots, rollout.state, strict=True):
-            slots_[(self._total // self._stride) % len(slots_)] = part
+        # The state before each rollout that is still whole, [rollouts, B, ...].
+        num_states = self.num_rows // self._stride
+        self._states = tuple(part.new_zeros(num_states, *part.shape, device=device) for part in self._initial_state)
 
 
 def _memory() -> int:

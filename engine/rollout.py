@@ -1,7 +1,6 @@
 """The one data type that everything is a function of."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 
 from torch import Tensor
 
@@ -51,11 +50,5 @@ class Rollout:
         ]
         states = zip(*(part.split(size) for part in self.state), strict=True) if self.state else None
         return [
-            Rollout(*columns, state=next(states) if states is not None else ())
-            for columns in zip(*parts, strict=True)
+            Rollout(*columns, state=next(states) if states is not None else ()) for columns in zip(*parts, strict=True)
         ]
-
-    def map(self, function: Callable[[Tensor], Tensor]) -> "Rollout":
-        """The rollout with `function` applied to each tensor."""
-        tensors = {f.name: function(v) for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)}
-        return replace(self, **tensors, state=tuple(function(part) for part in self.state))

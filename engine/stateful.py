@@ -5,8 +5,9 @@ from typing import Any, Protocol, TypeAlias
 
 from torch import nn
 
-# A nested tree of tensors, lists and plain JSON values. `Any` as in torch's own state_dict: a reader knows the type of each
-# entry of its own state, `expect_keys` checks that the entries are there, and training/checkpoint.py refuses other leaves.
+# A nested tree of tensors, lists and plain JSON values. `Any` as in torch's own state_dict: a reader knows the type of
+# each entry of its own state, `expect_keys` checks that the entries are there, and training/checkpoint.py refuses other
+# leaves.
 StateDict: TypeAlias = dict[str, Any]
 
 
@@ -27,7 +28,7 @@ def expect_keys(owner: str, state: Mapping[str, object], keys: set[str]) -> None
 
 
 def load_weights(owner: str, module: nn.Module, state: StateDict) -> None:
-    """Copy parameters and buffers into `module`; ValueError names the first that is missing, unknown or of another shape."""
+    """Copy parameters and buffers into `module`; ValueError names any that is missing, unknown or of another shape."""
     current = module.state_dict()
     expect_keys(owner, state, set(current))
     for name, tensor in current.items():

@@ -1,7 +1,7 @@
 """Environments: the vector-env contract, and gymnasium's environments behind it."""
 
 from .address import EnvironmentFailure, episode_seed
-from .contract import Episode, EnvSpec, EnvStep, VectorEnv
+from .contract import EnvSpec, EnvStep, Episode, VectorEnv
 from .gymnasium_envs import EVALUATION, FRESH, TRAINING, GymnasiumEnvs, NonFiniteEnvError
 from .make import EnvConfig, env_maker
 from .memory import PartialObservation

@@ -1,13 +1,13 @@
 """Episodes with addresses: any episode can be begun again alone, and half of one restored by replaying its actions."""
 
-import multiprocessing
-import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import gymnasium
 import numpy as np
+
+from .contract import one_line
 
 AnyEnv: TypeAlias = gymnasium.Env[Any, Any]
 
@@ -18,8 +18,9 @@ class EnvironmentFailure(RuntimeError):
 
 def episode_seed(seed: int, stream: int, env_index: int, episode: int) -> int:
     """Seed of one episode, 63 bits; distinct for distinct addresses."""
-    # An int seed given to a gymnasium vector env would be seed + env_index: runs 0 and 1 would share all but one stream.
-    return int(np.random.SeedSequence((seed, stream, env_index, episode)).generate_state(1, np.uint64)[0] >> np.uint64(1))
+    # An int seed given to a gymnasium vector env would be seed + env_index: runs 0 and 1 would share all but one.
+    address = np.random.SeedSequence((seed, stream, env_index, episode))
+    return int(address.generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 @dataclass(frozen=True)
@@ -32,24 +33,22 @@ class Address:
 
 
 class AddressedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """Seeds each episode by its address and records its actions, so that `Address` is the whole state of an environment.
+    """Seeds each episode by its address and records its actions, so that `Address` is an environment's whole state.
 
     Holds for environments whose reset(seed=...) determines an episode; state that outlives an episode is not restored.
     With `autoreset` an ended episode is followed by the next; without, the environment rests on its final observation,
-    reward 0, until reset(options={"begin": ...}).
+    reward 0, until reset(options={"begin": ...}). Every info is empty: nobody asks for it, and gathering it costs.
     """
 
     def __init__(self, env: AnyEnv, seed: int, stream: int, env_index: int, autoreset: bool) -> None:
         super().__init__(env)
         self._source = (seed, stream, env_index)
         self._autoreset = autoreset
-        self._episode, self._ended = -1, True
+        self._episode, self.ended = -1, True
         self._actions: list[Any] = []
         self._observation: Any = None
+        self._shape = env.observation_space.shape
         self.restore_to: Address | None = None
-        if multiprocessing.parent_process() is not None:
-            # Ctrl-C reaches the whole process group; only the trainer decides when to stop.
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     @property
     def env_id(self) -> str:
@@ -58,10 +57,10 @@ class AddressedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
 
     @property
     def address(self) -> Address:
-        return Address(self._episode, list(self._actions), self._ended)
+        return Address(self._episode, list(self._actions), self.ended)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """options: {"begin": index} begins that episode, {"begin": None} the next; none is the vector env's autoreset."""
+        """options: {"begin": index} begins that episode, {"begin": None} the next; none are the vector env's autoreset."""
         if self.restore_to is not None:
             return self._restore(self.restore_to)
         if options is not None and "begin" in options:
@@ -70,47 +69,49 @@ class AddressedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         return self._begin(self._episode + 1) if self._autoreset else (self._observation, {})
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        if self._ended:  # at rest, or restored between an episode's end and the next one's beginning
-            observation, info = self.reset()
-            return observation, 0.0, False, False, info
+        if self.ended:  # at rest, or restored between an episode's end and the next one's beginning
+            return self.reset()[0], 0.0, False, False, {}
         self._actions.append(action)
         try:
-            observation, reward, terminated, truncated, info = self.env.step(action)
+            observation, reward, terminated, truncated, _ = self.env.step(action)
             self._check(observation)
+            reward, terminated, truncated = float(reward), bool(terminated), bool(truncated)
         except Exception as error:
             raise self._failure(error) from error
-        self._observation, self._ended = observation, bool(terminated or truncated)
-        return observation, float(reward), bool(terminated), bool(truncated), info
+        self._observation, self.ended = observation, terminated or truncated
+        return observation, reward, terminated, truncated, {}
 
     def _begin(self, episode: int) -> tuple[Any, dict[str, Any]]:
-        self._episode, self._actions, self._ended = episode, [], False
+        self._episode, self._actions, self.ended = episode, [], False
         try:
-            self._observation, info = self.env.reset(seed=episode_seed(*self._source, episode))
+            self._observation, _ = self.env.reset(seed=episode_seed(*self._source, episode))
             self._check(self._observation)
         except Exception as error:
             raise self._failure(error) from error
-        return self._observation, info
+        return self._observation, {}
 
     def _restore(self, address: Address) -> tuple[Any, dict[str, Any]]:
         self.restore_to = None
         if address.episode < 0:
-            self._episode, self._ended = address.episode, True
-            return self.env.reset(seed=0)
-        info = self._begin(address.episode)[1]
+            self._episode, self.ended = address.episode, True
+            return self.env.reset(seed=0)[0], {}
+        self._begin(address.episode)
         for action in address.actions:
+            if self.ended:
+                break  # earlier than it did: not determined by its seed, so the rest of the actions mean nothing
             self.step(action)
-        self._ended = address.ended
-        return self._observation, info
+        self.ended = self.ended or address.ended
+        return self._observation, {}
 
     def _check(self, observation: Any) -> None:
         # A vector env broadcasts a wrong shape in silence.
-        expected = self.observation_space.shape
-        if np.shape(observation) != expected:
-            raise ValueError(f"observation has shape {np.shape(observation)}, its space says {expected}")
+        if np.shape(observation) != self._shape:
+            raise ValueError(f"observation has shape {np.shape(observation)}, its space says {self._shape}")
 
     def _failure(self, error: Exception) -> EnvironmentFailure:
         # Text only: an exception that cannot be pickled hangs a gymnasium AsyncVectorEnv for ever.
         seed, stream, env_index = self._source
         where = f"env {env_index}, episode {self._episode}, step {len(self._actions)}"
         reset = f"reset(seed={episode_seed(seed, stream, env_index, self._episode)})"
-        return EnvironmentFailure(f"environment failed at {where} (begun by {reset}): {type(error).__name__}: {error}")
+        reason = f"{type(error).__name__}: {one_line(error)}"
+        return EnvironmentFailure(f"environment failed at {where} (begun by {reset}): {reason}")

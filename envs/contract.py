@@ -1,6 +1,6 @@
 """What the engine asks of a vector of environments.
 
-Autoreset is next-step: the row after `terminated | truncated` holds the true final observation, the action given on it is
+Autoreset is next-step: the row of `terminated | truncated` holds the true final observation, the action given on it is
 ignored, and the row after that holds the first observation of the next episode, with `is_first`. So a row t is a
 transition exactly if row t + 1 is not first, and no separate final observation exists.
 """
@@ -51,11 +51,17 @@ class Episode:
     length: int
 
 
+def one_line(value: object) -> str:
+    """Its text, for a message: gymnasium prints a space of many bounds over several lines."""
+    return " ".join(str(value).split())
+
+
 class VectorEnv(Protocol):
     """B environments stepped together."""
 
     spec: EnvSpec
     num_envs: int
+    device: torch.device  # of the rows
 
     def reset(self, episode: int | None = None) -> EnvStep:
         """Begin the next episode of every environment, or the one of that index; each has an address of its own."""

@@ -1,9 +1,13 @@
 """gymnasium environments as a VectorEnv."""
 
 import multiprocessing
+import os
+import signal
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
+from multiprocessing import connection
 from typing import Any
 
 import numpy as np
@@ -14,7 +18,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from torch import Tensor
 
 from .address import Address, AddressedEnv, AnyEnv, EnvironmentFailure
-from .contract import Episode, EnvSpec, EnvStep
+from .contract import EnvSpec, EnvStep, Episode, one_line
 from .make import flat
 from .statistics import EpisodeStatistics
 
@@ -22,14 +26,11 @@ TRAINING, EVALUATION, FRESH = 0, 1, 2
 """Streams of episodes; no two share a seed."""
 
 STEP_TIMEOUT = 300.0  # seconds that an asynchronous environment may take for one step or reset
+GRACE = 10  # seconds that a worker outlives SIGTERM, for a trainer that saves before it ends
 
 
 class NonFiniteEnvError(ValueError):
     """An environment gave a NaN or infinite observation or reward."""
-
-
-def _addressed(make: Callable[[], AnyEnv], seed: int, stream: int, autoreset: bool, env_index: int) -> AddressedEnv:
-    return AddressedEnv(flat(make()), seed, stream, env_index, autoreset)
 
 
 class GymnasiumEnvs:
@@ -51,15 +52,18 @@ class GymnasiumEnvs:
         device: torch.device | str = "cpu",
     ) -> None:
         self.num_envs = num_envs
-        self._device = torch.device(device)
+        self.device = torch.device(device)
         self._autoreset = autoreset
-        makers = [partial(_addressed, make, seed, stream, autoreset, i) for i in range(num_envs)]
+        makers = [partial(_addressed, make, seed, stream, i, autoreset, os.getpid()) for i in range(num_envs)]
         mode = AutoresetMode.NEXT_STEP
-        self._envs: SyncVectorEnv | AsyncVectorEnv = (
-            AsyncVectorEnv(makers, autoreset_mode=mode, copy=False)
-            if asynchronous
-            else SyncVectorEnv(makers, autoreset_mode=mode, copy=False)
-        )
+        self._envs: SyncVectorEnv | AsyncVectorEnv
+        if asynchronous:
+            try:
+                self._envs = AsyncVectorEnv(makers, autoreset_mode=mode, copy=False)
+            except (EOFError, ConnectionError) as error:  # the worker has printed why
+                raise EnvironmentFailure("an environment could be made in this process, but not in its own") from error
+        else:
+            self._envs = SyncVectorEnv(makers, autoreset_mode=mode, copy=False)
         self.spec = _spec(self._envs)
         self._float = self.spec.observation_dtype == torch.float32
         self._ended = np.ones(num_envs, np.bool_)
@@ -88,14 +92,21 @@ class GymnasiumEnvs:
         return self._statistics.finished()
 
     def close(self) -> None:
-        if isinstance(self._envs, AsyncVectorEnv):
-            # Terminated, not asked: a worker that hangs or was killed would block or break a polite close.
-            self._envs.close(terminate=True)
-        else:
+        if isinstance(self._envs, SyncVectorEnv):
             self._envs.close()
+        elif not self._envs.closed:
+            # Killed, not asked: a worker that hangs or is dead would block or break gymnasium's own close.
+            for process in self._envs.processes:
+                process.kill()
+            for process, pipe in zip(self._envs.processes, self._envs.parent_pipes, strict=True):
+                process.join()
+                if pipe is not None:
+                    pipe.close()
+            self._envs.closed = True
 
     def state_dict(self) -> dict[str, Any]:
-        addresses: tuple[Address, ...] = self._envs.get_attr("address")
+        with self._answering():
+            addresses: tuple[Address, ...] = self._envs.get_attr("address")
         return {
             "episode": [address.episode for address in addresses],
             "ended": [address.ended for address in addresses],
@@ -108,15 +119,17 @@ class GymnasiumEnvs:
         if len(state["episode"]) != self.num_envs:
             raise ValueError(f"env.num_envs={self.num_envs}: the checkpoint holds {len(state['episode'])} environments")
         entries = zip(state["episode"], state["actions"], state["ended"], strict=True)
-        self._envs.set_attr("restore_to", [Address(e, list(a.numpy()), ended) for e, a, ended in entries])
-        replayed = self._reset({})
-        self._ended[:] = state["ended"]
+        with self._answering():
+            self._envs.set_attr("restore_to", [Address(e, list(a.numpy()), ended) for e, a, ended in entries])
+            replayed = self._converted(self._reset({}))
+            self._ended = np.array(self._envs.get_attr("ended"))
         self._statistics.load_state_dict(state["statistics"])
         self._observation = state["observation"]
-        if not np.array_equal(self._observation.numpy(), self._converted(replayed)):
+        begun = np.array(state["episode"]) >= 0
+        if not np.array_equal(self._observation.numpy()[begun], replayed[begun]):
             warnings.warn(
-                f"{self.spec.id}: replaying an episode's actions from its seed led elsewhere, so this environment is not "
-                "determined by its seed and the run continues, but not bit for bit",
+                f"{self.spec.id}: replaying an episode's actions from its seed led elsewhere, so this environment is "
+                "not determined by its seed and the run continues, but not bit for bit",
                 stacklevel=2,
             )
 
@@ -142,12 +155,12 @@ class GymnasiumEnvs:
             reward.astype(np.float32),
             terminated,
             truncated,
-            is_first.copy(),
+            is_first,
         )
         tensors = [torch.from_numpy(array) for array in arrays]
         self._observation = tensors[0]
-        if self._device.type != "cpu":
-            tensors = [tensor.to(self._device, non_blocking=True) for tensor in tensors]
+        if self.device.type != "cpu":
+            tensors = [tensor.to(self.device, non_blocking=True) for tensor in tensors]
         return EnvStep(*tensors)
 
     def _converted(self, observation: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -163,37 +176,57 @@ class GymnasiumEnvs:
             raise NonFiniteEnvError(f"reward of env {env} is {reward[env]}")
 
     def _reset(self, options: dict[str, Any]) -> npt.NDArray[Any]:
-        if isinstance(self._envs, AsyncVectorEnv):
+        if isinstance(self._envs, SyncVectorEnv):
+            return self._envs.reset(options=options)[0]
+        with self._answering():
             self._envs.reset_async(options=options)
-            return self._wait(self._envs.reset_wait)[0]
-        return self._envs.reset(options=options)[0]
+            return self._envs.reset_wait(timeout=STEP_TIMEOUT)[0]
 
     def _step(self, actions: npt.NDArray[Any]) -> tuple[Any, Any, Any, Any]:
-        if isinstance(self._envs, AsyncVectorEnv):
+        if isinstance(self._envs, SyncVectorEnv):
+            return self._envs.step(actions)[:4]
+        with self._answering():
             self._envs.step_async(actions)
-            return self._wait(self._envs.step_wait)[:4]
-        return self._envs.step(actions)[:4]
+            return self._envs.step_wait(timeout=STEP_TIMEOUT)[:4]
 
-    def _wait(self, wait: Callable[..., Any]) -> Any:
+    @contextmanager
+    def _answering(self) -> Iterator[None]:
+        """EnvironmentFailure, and no worker left, if one is late or dead."""
         try:
-            return wait(timeout=STEP_TIMEOUT)
+            yield
         except multiprocessing.TimeoutError as error:
             # After a timeout the vector env would return stale rows: it is of no more use.
             self.close()
             raise EnvironmentFailure(f"an environment of {self.spec.id} took over {STEP_TIMEOUT:.0f} s") from error
-        except (EOFError, BrokenPipeError, ConnectionResetError) as error:
+        except (EOFError, ConnectionError) as error:
+            processes = self._envs.processes
+            connection.wait([process.sentinel for process in processes], timeout=1.0)
+            codes = {i: process.exitcode for i, process in enumerate(processes) if process.exitcode is not None}
             self.close()
-            raise EnvironmentFailure(f"a process of environment {self.spec.id} died") from error
+            dead = ", ".join(f"env {i} (exit code {code})" for i, code in codes.items())
+            raise EnvironmentFailure(f"the process of {dead or 'an environment'} of {self.spec.id} died") from error
+
+
+def _addressed(
+    make: Callable[[], AnyEnv], seed: int, stream: int, env_index: int, autoreset: bool, trainer: int
+) -> AddressedEnv:
+    """trainer: the process that steps the environment."""
+    if os.getpid() != trainer:
+        # Ctrl-C, and often SIGTERM, reach the whole process group; only the trainer decides when to stop.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE))
+    return AddressedEnv(flat(make()), seed, stream, env_index, autoreset)
 
 
 def _spec(envs: SyncVectorEnv | AsyncVectorEnv) -> EnvSpec:
     observation, action = envs.single_observation_space, envs.single_action_space
-    assert isinstance(observation, Box) and observation.shape is not None
+    assert isinstance(observation, Box)
+    assert observation.shape is not None
     return EnvSpec(
         id=envs.get_attr("env_id")[0],
         observation_shape=observation.shape,
         observation_dtype=torch.uint8 if observation.dtype == np.uint8 else torch.float32,
         num_actions=int(action.n) if isinstance(action, Discrete) else None,
         action_start=int(action.start) if isinstance(action, Discrete) else 0,
-        action_space=str(action),
+        action_space=one_line(action),
     )

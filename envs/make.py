@@ -1,6 +1,5 @@
 """Single environments from a config."""
 
-import difflib
 from collections.abc import Callable
 from typing import Annotated
 
@@ -9,7 +8,9 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tu
 from pydantic import Field, JsonValue
 
 from ..configs.config import Config
+from ..configs.suggest import suggest
 from .address import AnyEnv
+from .contract import one_line
 from .memory import PartialObservation
 
 
@@ -30,13 +31,15 @@ def env_maker(config: EnvConfig) -> Callable[[], AnyEnv]:
             env: AnyEnv = gymnasium.make(
                 config.id, max_episode_steps=config.max_episode_steps, disable_env_checker=True, **config.kwargs
             )
-        except gymnasium.error.DependencyNotInstalled as error:
-            raise ValueError(f"env.id={config.id} needs a package that is not installed: {error}") from error
-        except (gymnasium.error.Error, ModuleNotFoundError, TypeError) as error:
-            near = difflib.get_close_matches(config.id, list(gymnasium.registry), 1)
-            reason = str(error).splitlines()[0]
-            hint = f"; did you mean {near[0]}?" if near and "Did you mean" not in reason else ""
-            raise ValueError(f"env.id={config.id}: {reason}{hint}") from error
+        except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
+            reason = one_line(error)
+            raise ValueError(f"env.id={config.id} needs a package that is not installed: {reason}") from error
+        except gymnasium.error.UnregisteredEnv as error:
+            reason = one_line(error).partition(" Did you mean")[0].rstrip(".")
+            raise ValueError(f"env.id={config.id}: {reason}{suggest(config.id, gymnasium.registry)}") from error
+        except Exception as error:  # whatever an environment makes of arguments that it does not take
+            reason = f"{type(error).__name__}: {one_line(error)}"
+            raise ValueError(f"env.id={config.id} with env.kwargs={config.kwargs} cannot be made: {reason}") from error
         return env if config.observe is None else PartialObservation(env, config.observe)
 
     return make
@@ -49,4 +52,4 @@ def flat(env: AnyEnv) -> AnyEnv:
         return env
     if isinstance(space, Discrete | MultiBinary | MultiDiscrete | Dict | Tuple) and space.is_np_flattenable:
         return gymnasium.wrappers.FlattenObservation(env)
-    raise ValueError(f"observation space {space} is not supported; wrap the environment so that it observes a Box")
+    raise ValueError(f"observation space {one_line(space)} is not supported: wrap the environment to observe a Box")

@@ -9,6 +9,7 @@ import numpy.typing as npt
 from gymnasium.spaces import Box
 
 from .address import AnyEnv
+from .contract import one_line
 
 
 class PartialObservation(gymnasium.ObservationWrapper[npt.NDArray[Any], Any, npt.NDArray[Any]]):
@@ -18,7 +19,7 @@ class PartialObservation(gymnasium.ObservationWrapper[npt.NDArray[Any], Any, npt
         super().__init__(env)
         space = env.observation_space
         if not isinstance(space, Box) or len(space.shape) != 1:
-            raise ValueError(f"env.observe needs a vector observation, but the environment has {space}")
+            raise ValueError(f"env.observe needs a vector observation, but the environment has {one_line(space)}")
         size = space.shape[0]
         if not indices or not all(0 <= index < size for index in indices):
             raise ValueError(f"env.observe={list(indices)}: must name entries from 0 to {size - 1}")

@@ -22,7 +22,7 @@ class Categorical:
     def sample(self, generator: torch.Generator) -> Tensor:
         """One action each: [...] int64."""
         probs = self.log_probs.exp()
-        return torch.multinomial(probs.flatten(0, -2), 1, generator=generator).view(probs.shape[:-1])
+        return torch.multinomial(probs.reshape(-1, probs.shape[-1]), 1, generator=generator).view(probs.shape[:-1])
 
     def mode(self) -> Tensor:
         """The likeliest action; the first among equals: [...] int64."""

@@ -11,8 +11,8 @@ State: TypeAlias = tuple[Tensor, ...]
 class Encoder(nn.Module):
     """Maps time-major observations to features, with the recurrent state explicit: in as an argument, out as a result.
 
-    An encoder holds parameters only. A feed-forward one writes `encode` and inherits the rest; a recurrent one overrides
-    `initial_state` and `forward`.
+    An encoder holds parameters only. A feed-forward one writes `encode` and inherits the rest; a recurrent one
+    overrides `initial_state` and `forward`.
     """
 
     out_features: int

@@ -1,6 +1,7 @@
 """Multi-layer perceptron."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from math import prod
 from typing import Annotated, Literal
 
@@ -30,7 +31,7 @@ class MLP(Encoder):
         super().__init__()
         widths = [prod(observation_shape), *hidden]
         layers: list[nn.Module] = []
-        for fan_in, fan_out in zip(widths[:-1], widths[1:], strict=True):
+        for fan_in, fan_out in pairwise(widths):
             layers += [nn.Linear(fan_in, fan_out), ACTIVATIONS[activation]()]
         self.layers = nn.Sequential(*layers)
         self.out_features = widths[-1]

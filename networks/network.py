@@ -1,9 +1,10 @@
 """One encoder and one head: what an agent learns."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Generic
 
+import torch
 from torch import Tensor, nn
 
 from .encoder import Encoder, State
@@ -24,6 +25,19 @@ class Network(nn.Module, Generic[Output]):
         """The head's output over [T, B] and the recurrent state after the last row; arguments as in Encoder.forward."""
         features, state = self.encoder(observation, state, is_first)
         return self.head(features), state
+
+    @torch.no_grad()
+    def probe(self, observation_shape: Sequence[int], dtype: torch.dtype) -> Output:
+        """The head's output for one observation of zeros, [1, 1, ...]; ValueError if the network does not take it."""
+        shape = list(observation_shape)
+        observation = torch.zeros(1, 1, *shape, dtype=dtype, device=next(self.parameters()).device)
+        try:
+            with mode(self, training=False):
+                output: Output = self(observation)[0]
+        except RuntimeError as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(f"the network takes no observation of shape {shape}: {reason}") from error
+        return output
 
 
 @contextmanager

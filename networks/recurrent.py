@@ -38,11 +38,11 @@ class GRUConfig(_RecurrentConfig):
 
 
 class Recurrent(Encoder):
-    """Recurrent layers over an inner encoder's features; the state is the inner encoder's followed by our own [B, L, H].
+    """Recurrent layers over an inner encoder's features; the state is the inner encoder's and then our own [B, L, H].
 
     Without `is_first` the whole sequence goes through torch's fused kernel; with it, step by step, the input projection
-    of all rows hoisted into one matrix product. Both agree to float tolerance. Parameters bear torch.nn.LSTM's names, so
-    weights can be exchanged with it.
+    of all rows hoisted into one matrix product. Both agree to float tolerance. Parameters bear torch.nn.LSTM's names,
+    so weights can be exchanged with it.
     """
 
     num_gates: int
@@ -77,7 +77,7 @@ class Recurrent(Encoder):
             bias_hh.zero_()
 
     def initial_state(self, batch_size: int) -> State:
-        zeros = self.weight_hh_l0.new_zeros(batch_size, self.num_layers, self.hidden_size)
+        zeros = self.get_parameter("weight_hh_l0").new_zeros(batch_size, self.num_layers, self.hidden_size)
         return (*self.inner.initial_state(batch_size), *(zeros.clone() for _ in range(self.num_states)))
 
     def forward(self, observation: Tensor, state: State = (), is_first: Tensor | None = None) -> tuple[Tensor, State]:
@@ -113,7 +113,8 @@ class Recurrent(Encoder):
         return [weight for layer in range(self.num_layers) for weight in self._layer(layer)]
 
     @abstractmethod
-    def _fused(self, features: Tensor, state: State) -> tuple[Tensor, State]: ...
+    def _fused(self, features: Tensor, state: State) -> tuple[Tensor, State]:
+        """The whole sequence in torch's kernel, with `train` wherever gradients are on: cuDNN has no backward else."""
 
     @abstractmethod
     def _cell(self, projected: Tensor, state: State, weight_hh: Tensor, bias_hh: Tensor) -> State:
@@ -134,8 +135,9 @@ class LSTM(Recurrent):
 
     def _fused(self, features: Tensor, state: State) -> tuple[Tensor, State]:
         hidden, cell = (part.transpose(0, 1).contiguous() for part in state)
+        train = torch.is_grad_enabled()
         output, hidden, cell = torch.lstm(
-            features, (hidden, cell), self._flat_weights(), True, self.num_layers, 0.0, False, False, False
+            features, (hidden, cell), self._flat_weights(), True, self.num_layers, 0.0, train, False, False
         )
         return output, (hidden.transpose(0, 1), cell.transpose(0, 1))
 
@@ -154,7 +156,10 @@ class GRU(Recurrent):
 
     def _fused(self, features: Tensor, state: State) -> tuple[Tensor, State]:
         hidden = state[0].transpose(0, 1).contiguous()
-        output, hidden = torch.gru(features, hidden, self._flat_weights(), True, self.num_layers, 0.0, False, False, False)
+        train = torch.is_grad_enabled()
+        output, hidden = torch.gru(
+            features, hidden, self._flat_weights(), True, self.num_layers, 0.0, train, False, False
+        )
         return output, (hidden.transpose(0, 1),)
 
     def _cell(self, projected: Tensor, state: State, weight_hh: Tensor, bias_hh: Tensor) -> State:

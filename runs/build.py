@@ -57,7 +57,8 @@ def build_agent(config: RunConfig, envs: GymnasiumEnvs, objects: Objects) -> Age
     seeds = Seeds(config.seed)
     # One branch in place of two types: each agent's config builds the network that its own agent takes.
     agent: Any = config.agent
-    network = objects.network or agent.network(envs.spec, seeds, objects.encoder)
+    with torch.random.fork_rng(devices=()):  # torch's layers draw weights of their own before ours replace them
+        network = objects.network or agent.network(envs.spec, seeds, objects.encoder)
     built: Agent = agent.build(network, envs.spec, envs.num_envs, seeds, device_of(config))
     return built
 
@@ -82,11 +83,16 @@ def threads_for(config: RunConfig, network: Network[Any]) -> int:
 @contextmanager
 def numerics(threads: int) -> Iterator[None]:
     """Torch's process-wide settings for a run, and the caller's back afterwards."""
-    before = torch.get_num_threads()
+    threads_before, flushed_before = torch.get_num_threads(), _flushes_denormals()
     torch.set_num_threads(threads)
     torch.set_flush_denormal(True)  # Adam's moments decay into denormals, on which a CPU is many times slower
     try:
         yield
     finally:
-        torch.set_flush_denormal(False)
-        torch.set_num_threads(before)
+        torch.set_flush_denormal(flushed_before)
+        torch.set_num_threads(threads_before)
+
+
+def _flushes_denormals() -> bool:
+    # Torch sets this but does not tell it.
+    return bool(torch.tensor(1e-40) * 1.0 == 0.0)

@@ -1,12 +1,11 @@
 """train, resume, load and evaluate: what a user calls."""
 
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..configs import dump, override, validate
 from ..configs import load as load_tree
+from ..configs import override, presets, validate
 from ..engine import Agent, load_weights
 from ..envs import FRESH
 from ..envs.address import AnyEnv
@@ -15,11 +14,10 @@ from ..training import checkpoint
 from ..training.evaluate import Evaluation
 from ..training.evaluate import evaluate as play
 from ..training.lock import RunLock
+from ..training.trackers import METRICS
 from .build import Objects, build_agent, build_envs, numerics, threads_for
 from .config import RunConfig
-from .session import CHECKPOINTS, Run, Session
-
-CONFIG = "config.yaml"
+from .session import CHECKPOINTS, CONFIG, Run, Session
 
 
 def train(
@@ -35,20 +33,20 @@ def train(
 ) -> Run:
     """Train from the beginning, everything saved under a new run directory.
 
-    config: a preset's name, a YAML file, or a RunConfig; overrides: "agent.discount=0.995" and the like. `env` makes one
-    gymnasium environment, `wrapper` wraps one; `encoder` or `network` is trained on from the weights it has. A run with
-    such objects needs them again to be resumed or loaded. SIGINT and SIGTERM end it after the current update, saved.
+    config: a preset's name, a YAML file, or a RunConfig; overrides: "agent.discount=0.995" and the like. `env` makes
+    one gymnasium environment, `wrapper` wraps one; `encoder` or `network` is trained on from the weights it has. A run
+    with such objects needs them again to be resumed or loaded. SIGINT and SIGTERM end it after the current update,
+    saved.
 
     Raises ValueError in one line, before anything is written, for whatever is wrong.
     """
     objects = Objects(env, wrapper, encoder, network)
     resolved, directory = _resolve(config, overrides, seed, run_dir, objects)
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise ValueError(f"run_dir={directory} exists; `graftwork resume {directory}` continues it, or name another")
+    _refuse_used(directory)
     with Session(resolved, objects, quiet=quiet) as session:
         directory.mkdir(parents=True, exist_ok=True)
         with RunLock(directory):
-            _record(directory, resolved)
+            _refuse_used(directory)  # again, now that nobody else can begin in it
             return session.run(directory, None)
 
 
@@ -63,17 +61,21 @@ def resume(
 ) -> Run:
     """Continue from the newest good checkpoint, bit for bit as if the run had never stopped.
 
-    overrides: "steps=200000" trains longer. A damaged checkpoint is passed over, named, and kept.
+    overrides: "steps=200000" trains longer. A damaged checkpoint is passed over, named, and kept. A run that has
+    reached its end is left as it is.
     """
     objects = Objects(env, wrapper, encoder, network)
     directory, config = _recorded(run_dir, overrides, objects)
+    config = config.model_copy(update={"objects": objects.names})
     with RunLock(directory):
         try:
             loaded = checkpoint.load_newest(directory / CHECKPOINTS)
-        except checkpoint.NoCheckpointError:
+        except checkpoint.NoCheckpointError as error:
+            metrics = directory / METRICS
+            if metrics.is_file() and metrics.stat().st_size:
+                raise checkpoint.NoCheckpointError(f"{error}, but {metrics} has rows: put one back") from error
             loaded = None  # killed before its first checkpoint: it begins again
         with Session(config, objects, quiet=quiet) as session:
-            _record(directory, config)
             return session.run(directory, loaded)
 
 
@@ -127,8 +129,11 @@ def evaluate(
     config = config if seed is None else config.model_copy(update={"seed": seed})
     num_envs = min(config.evaluation.num_envs, episodes)
     envs = build_envs(config, objects, num_envs=num_envs, stream=FRESH, autoreset=False, asynchronous=False)
-    with numerics(threads_for(config, agent.network)):
-        return play(agent, envs, episodes), config.seed, step
+    try:
+        with numerics(threads_for(config, agent.network)):
+            return play(agent, envs, episodes), config.seed, step
+    finally:
+        envs.close()
 
 
 def _load(run_dir: str | Path, objects: Objects) -> tuple[RunConfig, Agent, int]:
@@ -138,8 +143,10 @@ def _load(run_dir: str | Path, objects: Objects) -> tuple[RunConfig, Agent, int]
     envs = build_envs(
         config, objects, num_envs=1, stream=FRESH, autoreset=False, asynchronous=False
     )  # for its spaces alone
-    agent = build_agent(config, envs, objects)
-    envs.close()
+    try:
+        agent = build_agent(config, envs, objects)
+    finally:
+        envs.close()
     load_weights("network", agent.network, loaded.state["learner"]["network"])
     return config, agent, loaded.step
 
@@ -158,7 +165,7 @@ def _resolve(
         tree = override(source.model_dump(mode="json"), overrides)
     else:
         label = str(source)
-        name = Path(source).stem if label.endswith((".yaml", ".yml")) else label
+        name = label if label in presets() else Path(source).stem
         tree = load_tree(source, overrides)
     config = validate(RunConfig, {**tree, "objects": list(objects.names)}, label)
     directory = Path(run_dir or config.run_dir or Path("runs") / f"{name.replace('/', '-')}-{config.seed}")
@@ -177,8 +184,12 @@ def _recorded(run_dir: str | Path, overrides: Sequence[str], objects: Objects) -
     return directory, config
 
 
-def _record(directory: Path, config: RunConfig) -> None:
-    """Write the config whole or not at all."""
-    temporary = directory / f".{CONFIG}.tmp"
-    temporary.write_text(dump(config), encoding="utf-8")
-    os.replace(temporary, directory / CONFIG)
+_BEFORE_CONFIG = {".lock", ".lock_held", f".{CONFIG}.tmp"}  # what a run killed before it wrote its config leaves
+
+
+def _refuse_used(directory: Path) -> None:
+    """Raise ValueError unless a run may begin in `directory`."""
+    if directory.exists() and not directory.is_dir():
+        raise ValueError(f"run_dir={directory} exists and is no directory; name another")
+    if directory.is_dir() and not {path.name for path in directory.iterdir()} <= _BEFORE_CONFIG:
+        raise ValueError(f"run_dir={directory} exists; `graftwork resume {directory}` continues it, or name another")

@@ -1,13 +1,15 @@
 """One process's share of a run: its parts, put together, and run to an end."""
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import torch
 
+from ..configs import dump
 from ..engine import Agent, Collector, NonFiniteError, StateDict
 from ..envs import EVALUATION, TRAINING, EnvironmentFailure, NonFiniteEnvError
 from ..training import checkpoint
@@ -20,7 +22,7 @@ from ..training.wandb_tracker import WandbTracker
 from .build import Objects, build_agent, build_envs, device_of, numerics, threads_for
 from .config import RunConfig
 
-CHECKPOINTS, FAILURE = "checkpoints", "failure"
+CONFIG, CHECKPOINTS, FAILURE = "config.yaml", "checkpoints", "failure"
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Run:
     agent: Agent
     step: int  # environment steps so far
     evaluation: Evaluation | None  # the last of this process
-    signal: int | None  # that stopped it; None if it reached its end
+    signal: int | None  # that stopped it before its end
 
 
 class Session:
@@ -71,9 +73,16 @@ class Session:
         self._evaluation_envs.close()
 
     def run(self, directory: Path, loaded: checkpoint.Loaded | None) -> Run:
-        """Train in `directory`, from `loaded` or from the beginning, to the end or a signal."""
+        """Train in `directory`, from `loaded` or from the beginning, to the end or a signal.
+
+        Changes no file if `loaded` is already the end.
+        """
         config, agent, start = self._config, self._agent, 0 if loaded is None else loaded.step
-        meta = {"torch": str(torch.__version__), "threads": self._threads, "device": str(self._device)}
+        meta: dict[str, checkpoint.Scalar] = {
+            "torch": str(torch.__version__),
+            "threads": self._threads,
+            "device": str(self._device),
+        }
         with (
             numerics(self._threads),
             StopRequest() as stop,
@@ -81,7 +90,14 @@ class Session:
         ):
             for line in self._opening(directory, loaded, meta):
                 progress.line(line)
-            trackers = Trackers(JsonlTracker(directory), self._listeners(directory, loaded, progress), warn=progress.line)
+            if loaded is None:
+                write_config(directory, config)  # first of all: from here on a killed run can be resumed
+            elif Trainer.would_be_finished(loaded.state, loaded.step, config.steps):
+                agent.load_state_dict(loaded.state["learner"])
+                progress.line(f"nothing left to do: all {config.steps:,} steps are done; a larger steps=... goes on")
+                return Run(config, directory, agent, loaded.step, None, None)
+            listeners = self._listeners(directory, loaded, progress)
+            trackers = Trackers(JsonlTracker(directory), listeners, warn=progress.line)
 
             def save(step: int, state: StateDict) -> None:
                 checkpoint.save(directory / CHECKPOINTS, step, state, config.checkpoint.keep, meta)
@@ -100,8 +116,11 @@ class Session:
             try:
                 if loaded is not None:
                     trainer.load_state_dict(loaded.state)
+                    write_config(directory, config)  # not before: one that does not fit must not replace one that does
                 trainer.run(stop)
-                exit_code = 0 if stop.signal is None else 128 + stop.signal
+                # A signal that comes during the last save has stopped nothing.
+                signal = None if trainer.is_finished else stop.signal
+                exit_code = 0 if signal is None else 128 + signal
             except (NonFiniteError, NonFiniteEnvError, EnvironmentFailure) as error:
                 # The batch is half done, so this is no state to resume from: the weights alone, beside the checkpoints.
                 state = {"learner": {"network": agent.network.state_dict()}}
@@ -109,9 +128,11 @@ class Session:
                 raise type(error)(f"step {trainer.step:,}: {error} (last finite weights: {path})") from error
             finally:
                 trackers.close(exit_code)
-        return Run(config, directory, agent, trainer.step, trainer.evaluation, stop.signal)
+        return Run(config, directory, agent, trainer.step, trainer.evaluation, signal)
 
-    def _opening(self, directory: Path, loaded: checkpoint.Loaded | None, meta: dict[str, Any]) -> Iterator[str]:
+    def _opening(
+        self, directory: Path, loaded: checkpoint.Loaded | None, meta: Mapping[str, checkpoint.Scalar]
+    ) -> Iterator[str]:
         """What a user should know before it starts."""
         config = self._config
         yield f"{directory}: {config.agent.kind} on {self._envs.spec.id}, seed {config.seed}, {config.steps:,} steps"
@@ -145,3 +166,10 @@ class Session:
                 )
             ]
         return []
+
+
+def write_config(directory: Path, config: RunConfig) -> None:
+    """Whole or not at all."""
+    temporary = directory / f".{CONFIG}.tmp"
+    temporary.write_text(dump(config), encoding="utf-8")
+    os.replace(temporary, directory / CONFIG)

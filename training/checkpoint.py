@@ -136,9 +136,10 @@ def load_newest(directory: Path) -> Loaded:
             try:
                 return replace(load(path), problems=tuple(problems))
             except CheckpointError as error:
-                if os.path.lexists(path):  # else a running process has just pruned it
-                    problems.append(str(error))
-        if _list(directory) == paths:
+                if not os.path.lexists(path):
+                    break  # A running process has just pruned it, so there is a newer one: look again.
+                problems.append(str(error))
+        else:
             raise CheckpointError(f"no good checkpoint in {directory}: {'; '.join(problems)}")
 
 
@@ -191,8 +192,6 @@ def _put(temporary: Path, path: Path) -> None:
 def _discard(path: Path) -> None:
     """Delete, under a name that is never read: one half deleted must not be taken for a damaged one."""
     trash = path.with_name(f".tmp_{_age(path)[0]}_{os.getpid()}")
-    if trash.exists():
-        shutil.rmtree(trash)
     os.rename(path, trash)
     shutil.rmtree(trash)
 

@@ -46,19 +46,20 @@ def evaluate(
 ) -> Evaluation:
     """Returns of the first `episodes` episode addresses of `env`, which rests between episodes (autoreset=False).
 
-    Always the same episodes, so two agents are compared on equal terms. Environments beyond a round's need are picked by
-    index before it begins, never by who finishes first. Raises Interrupted soon after `stop()` turns true.
+    Always the same episodes, so two agents are compared on equal terms. The environments that a round needs are picked
+    by index before it begins, never by who finishes first. Raises Interrupted soon after `stop()` turns true.
     """
     returns: list[float] = []
     lengths: list[int] = []
     env.finished()
     for round_ in range(-(-episodes // env.num_envs)):
+        wanted = min(env.num_envs, episodes - len(returns))
         row = env.reset(episode=round_)
         state = agent.initial_state(env.num_envs)
         total = torch.zeros(env.num_envs, dtype=torch.float64, device=row.reward.device)
         length = torch.zeros(env.num_envs, dtype=torch.int64, device=row.reward.device)
         resting = torch.zeros_like(row.is_first)
-        while not resting.all():
+        while not resting[:wanted].all():
             if stop():
                 raise Interrupted
             step = agent.act(row.observation, state, row.is_first, explore=explore)
@@ -67,7 +68,6 @@ def evaluate(
             total += row.reward
             length += ~row.is_first
             resting |= row.terminated | row.truncated
-        wanted = min(env.num_envs, episodes - len(returns))
         returns += total[:wanted].tolist()
         lengths += length[:wanted].tolist()
     env.finished()

@@ -1,15 +1,20 @@
 """Schedules as data: a value that depends on the environment step alone, so resuming needs no state."""
 
+import math
+import sys
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BeforeValidator, Discriminator, Field
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field
 
 from ..configs.config import Config
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class Constant(Config):
     kind: Literal["constant"] = "constant"
-    value: float
+    value: Finite
 
     def at(self, step: int) -> float:
         return self.value
@@ -19,8 +24,8 @@ class Linear(Config):
     """From `start` to `end` over the first `steps` environment steps, `end` from then on."""
 
     kind: Literal["linear"] = "linear"
-    start: float
-    end: float
+    start: Finite
+    end: Finite
     steps: Annotated[int, Field(gt=0)]
 
     def at(self, step: int) -> float:
@@ -28,26 +33,44 @@ class Linear(Config):
 
 
 class Exponential(Config):
-    """From `start` to `end` by a constant factor a step over the first `steps` environment steps, `end` from then on."""
+    """From `start` to `end` by a constant factor a step over the first `steps` environment steps, then `end`."""
 
     kind: Literal["exponential"] = "exponential"
-    start: Annotated[float, Field(gt=0)]
-    end: Annotated[float, Field(gt=0)]
+    start: Positive
+    end: Positive
     steps: Annotated[int, Field(gt=0)]
 
     def at(self, step: int) -> float:
-        return self.start * (self.end / self.start) ** min(step / self.steps, 1.0)
+        return self.start * math.pow(self.end / self.start, min(step / self.steps, 1.0))
 
 
 def _number_is_constant(value: Any) -> Any:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return {"kind": "constant", "value": value} if is_number else value
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return {"kind": "constant", "value": value}
+    if not isinstance(value, dict | Config):
+        raise ValueError(f"must be a number or a schedule with a kind, got {value!r}")
+    return value
 
 
 Schedule: TypeAlias = Annotated[
     Constant | Linear | Exponential, Discriminator("kind"), BeforeValidator(_number_is_constant)
 ]
 """A number, or a mapping with `kind`."""
+
+
+def _bounded(high: float, allowed: str) -> AfterValidator:
+    def check(schedule: Constant | Linear | Exponential) -> Constant | Linear | Exponential:
+        # Every kind is monotone: its ends are its extremes.
+        for value in (schedule.at(0), schedule.at(sys.maxsize)):
+            if not 0 <= value <= high:
+                raise ValueError(f"{allowed}, got {value}")
+        return schedule
+
+    return AfterValidator(check)
+
+
+Rate: TypeAlias = Annotated[Schedule, _bounded(math.inf, "must not be negative")]
+Probability: TypeAlias = Annotated[Schedule, _bounded(1.0, "must stay in [0, 1]")]
 
 
 def crossed(period: int, before: int, after: int) -> bool:

@@ -92,8 +92,9 @@ def tensor_bytes(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
     text += b" " * (-len(text) % 8)
     yield len(text).to_bytes(8, "little") + text
     for name in names:
-        flat = tensors[name].detach().resolve_neg().cpu().contiguous().reshape(-1)
-        yield flat.view(torch.uint8).numpy().data
+        flat = tensors[name].detach().resolve_neg().cpu().contiguous()
+        # One element may come with any stride, which `contiguous` leaves and a view of bytes refuses.
+        yield flat.as_strided((flat.numel(),), (1,)).view(torch.uint8).numpy().data
 
 
 def plain_bytes(content: object) -> bytes:

@@ -19,6 +19,8 @@ BatchOut = TypeVar("BatchOut", covariant=True)
 BatchIn = TypeVar("BatchIn", contravariant=True)
 Batch = TypeVar("Batch")
 
+_PARTS = {"learner", "source", "trackers", "loop"}
+
 
 class Source(Protocol[BatchOut]):
     """Where batches come from: a Collector, or a data set."""
@@ -80,12 +82,23 @@ class Trainer(Generic[Batch]):
         self._evaluated_at = 0
         self._episodes: list[Episode] = []  # finished since the last log
         self._sums: dict[str, Tensor] = {}  # of metrics since the last log
-        self._count = 0
+        self._counts: dict[str, int] = {}  # of calls to learn that gave them
 
     @property
     def step(self) -> int:
         """Environment steps so far."""
         return self._source.num_steps
+
+    @property
+    def is_finished(self) -> bool:
+        """Every step is taken and the last evaluation done."""
+        return self.step >= self._steps and self._evaluated_at == self.step
+
+    @staticmethod
+    def would_be_finished(state: StateDict, step: int, steps: int) -> bool:
+        """Whether a trainer with this state, at `step`, has nothing left to do."""
+        expect_keys("trainer", state, _PARTS)
+        return step >= steps and bool(state["loop"]["evaluated_at"] == step)
 
     def run(self, stop: StopRequest) -> None:
         """Train to the end, or until `stop`; either way everything up to the last update is saved.
@@ -119,20 +132,20 @@ class Trainer(Generic[Batch]):
                 "evaluated_at": self._evaluated_at,
                 "episodes": [[episode.return_, episode.length] for episode in self._episodes],
                 "sums": dict(self._sums),
-                "count": self._count,
+                "counts": dict(self._counts),
             },
         }
 
     def load_state_dict(self, state: StateDict) -> None:
-        expect_keys("trainer", state, {"learner", "source", "trackers", "loop"})
-        expect_keys("loop", state["loop"], {"evaluated_at", "episodes", "sums", "count"})
+        expect_keys("trainer", state, _PARTS)
+        expect_keys("loop", state["loop"], {"evaluated_at", "episodes", "sums", "counts"})
         self._learner.load_state_dict(state["learner"])
         self._source.load_state_dict(state["source"])
         self._trackers.load_state_dict(state["trackers"])
         loop = state["loop"]
-        self._evaluated_at, self._count = loop["evaluated_at"], loop["count"]
+        self._evaluated_at = loop["evaluated_at"]
         self._episodes = [Episode(return_, length) for return_, length in loop["episodes"]]
-        self._sums = loop["sums"]
+        self._sums, self._counts = dict(loop["sums"]), dict(loop["counts"])
 
     def _evaluate_if_due(self, stop: StopRequest) -> None:
         at_end = self.step >= self._steps and self._evaluated_at < self.step
@@ -150,18 +163,18 @@ class Trainer(Generic[Batch]):
 
     def _note(self, metrics: Mapping[str, Tensor]) -> None:
         """Add to what the next log says."""
-        if metrics:
-            self._sums = {name: value + self._sums.get(name, 0.0) for name, value in metrics.items()}
-            self._count += 1
+        for name, value in metrics.items():
+            self._sums[name] = value + self._sums.get(name, 0.0)
+            self._counts[name] = self._counts.get(name, 0) + 1
         episodes = self._source.finished()
         self._episodes += episodes
         self._progress.update(self.step, episodes[-1].return_ if episodes else None)
 
     def _log(self, times: Mapping[str, float]) -> None:
-        metrics = {f"train/{name}": value.item() / self._count for name, value in self._sums.items()}
+        metrics = {f"train/{name}": value.item() / self._counts[name] for name, value in self._sums.items()}
         if self._episodes:
             metrics["episode/return"] = sum(e.return_ for e in self._episodes) / len(self._episodes)
             metrics["episode/length"] = sum(e.length for e in self._episodes) / len(self._episodes)
             metrics["episode/count"] = len(self._episodes)
         self._trackers.log({**metrics, **times}, self.step)
-        self._episodes, self._sums, self._count = [], {}, 0
+        self._episodes, self._sums, self._counts = [], {}, {}

@@ -25,7 +25,6 @@ _LINGER = 30.0  # seconds after the last metric that the wandb process may live
 _DONE = "done"
 
 _Row: TypeAlias = tuple[int, dict[str, float]]  # a step and its metrics
-_Start: TypeAlias = dict[str, object]  # the description of the run
 
 
 class WandbTracker:
@@ -58,22 +57,22 @@ class WandbTracker:
             self._ended.set()
             return
         run_dir = run_dir.absolute()
-        start: _Start = {"project": project, "entity": entity, "mode": mode, "name": name, "config": config}
+        start: dict[str, object] = {"project": project, "entity": entity, "mode": mode, "name": name, "config": config}
         start |= {"dir": str(run_dir), "id": _run_id(run_dir / "wandb.json")}
-        threading.Thread(target=self._feed, args=(start,), name="graftwork-wandb", daemon=True).start()
+        threading.Thread(target=self._feed, args=(_line(start),), name="graftwork-wandb", daemon=True).start()
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         if not self._ended.is_set():
-            self._put((step, dict(metrics)))
+            self._put((step, {key: float(value) for key, value in metrics.items()}))
         self._tell_problem()
 
     def close(self, exit_code: int = 0) -> None:
-        """Wait at most `patience` seconds; what W&B has by then it may upload by itself for half a minute more."""
+        """Wait at most `patience` seconds; W&B may go on with what it has by itself, for a minute at most."""
         if not self._ended.is_set():
             self._put(exit_code)
             if not self._ended.wait(self._patience):
-                late = f"not done {self._patience:g} s after the end, so the last metrics may be missing"
-                self._problem = self._problem or late
+                busy = f"still busy {self._patience:g} s after the end and left to finish by itself"
+                self._problem = self._problem or busy
                 self._ended.set()
         self._tell_problem()
 
@@ -87,12 +86,13 @@ class WandbTracker:
     def _tell_problem(self) -> None:
         if self._problem and not self._told:
             self._told = True
-            self._warn(f"W&B: {self._problem}; training is not affected, the local files are complete")
+            self._warn(f"W&B: {self._problem.rstrip('.')}; training is not affected, the local files are complete")
 
-    def _feed(self, start: _Start) -> None:
+    def _feed(self, start: bytes) -> None:
         """The worker thread: start the wandb process, pass on what waits, keep its last word."""
-        # A service that some parent process started would end with that process: wandb starts its own.
-        environment = {key: value for key, value in os.environ.items() if key != "WANDB_SERVICE"}
+        # The service of some parent process would end with that process: wandb starts its own.
+        environment = {"WANDB_PROGRAM": sys.argv[0], **os.environ}
+        environment.pop("WANDB_SERVICE", None)
         # Its own session, because Ctrl-C is for the trainer; -P, because this folder is no place to import from.
         command = [sys.executable, "-P", "-W", "ignore", __file__]
         try:
@@ -118,17 +118,20 @@ class WandbTracker:
                 message: _Row | int = (0, {})
                 while not isinstance(message, int):
                     message = self._waiting.get()
-                    _send(pipe, message)
+                    _send(pipe, _line(message))
             last_word = process.stdout.read().decode()
             if last_word != _DONE:
                 self._problem = self._problem or last_word or "its process died"
             self._ended.set()
 
 
-def _send(pipe: IO[bytes], message: _Start | _Row | int) -> None:
-    line = memoryview(json.dumps(message, default=float).encode() + b"\n")
+def _line(message: dict[str, object] | _Row | int) -> bytes:
+    return json.dumps(message).encode() + b"\n"
+
+
+def _send(pipe: IO[bytes], line: bytes) -> None:
     while line:
-        line = line[pipe.write(line) :]
+        line = line[pipe.write(line) :]  # unbuffered, so it may take a part
 
 
 def _run_id(path: Path) -> str:
@@ -173,7 +176,13 @@ def _forward(lines: IO[bytes]) -> None:
     import wandb
 
     settings = wandb.Settings(
-        console="off", disable_code=True, disable_git=True, save_code=False, x_disable_meta=True, x_disable_stats=True
+        silent=True,  # nobody reads it, and who is logged in, asked for a banner, takes two round trips
+        console="off",
+        disable_code=True,
+        disable_git=True,
+        save_code=False,
+        x_disable_meta=True,
+        x_disable_stats=True,
     )
     if "WANDB_INIT_TIMEOUT" not in os.environ:
         settings.init_timeout = _INIT_TIMEOUT
@@ -193,6 +202,8 @@ def _forward(lines: IO[bytes]) -> None:
     run.define_metric("*", step_metric=_STEP)
     exit_code = 1  # The input ends without an exit code when the trainer was killed.
     for line in lines:
+        if not line.endswith(b"\n"):
+            break  # killed in the middle of a line
         message = json.loads(line)
         if isinstance(message, int):
             exit_code = message

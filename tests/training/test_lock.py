@@ -59,20 +59,22 @@ def test_a_child_that_ends_leaves_the_lock_to_its_parent(tmp_path):
     script = """
 import os, sys
 from pathlib import Path
-from graftwork.training.lock import RunLock
-with RunLock(Path(sys.argv[1])) as lock:
-    child = os.fork()
-    if child == 0:
-        lock.__exit__(None, None, None)
-        os._exit(0)
-    os.waitpid(child, 0)
-    try:
-        RunLock(Path(sys.argv[1])).__enter__()
-    except ValueError as error:
-        print(error)
+from graftwork.training import lock
+for flock in [lock.fcntl, None]:
+    lock.fcntl = flock
+    with lock.RunLock(Path(sys.argv[1])) as held:
+        child = os.fork()
+        if child == 0:
+            held.__exit__(None, None, None)
+            os._exit(0)
+        os.waitpid(child, 0)
+        try:
+            lock.RunLock(Path(sys.argv[1])).__enter__()
+        except ValueError as error:
+            print(error)
 """
     finished = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=True)
-    assert "is in use by process" in finished.stdout
+    assert finished.stdout.count("is in use by process") == 2
 
 
 def test_same_process_is_refused_while_held_and_welcome_afterwards(tmp_path):

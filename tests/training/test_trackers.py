@@ -148,9 +148,9 @@ def test_a_file_shorter_than_the_checkpoint_is_named_and_nothing_is_cut(tmp_path
     write(tmp_path, range(3, 5))
     (tmp_path / "evaluations.jsonl").write_bytes(b'{"step": 0}\n')
     before = (tmp_path / "metrics.jsonl").read_bytes()
-    with pytest.raises(ValueError, match=r"evaluations\.jsonl: 12 bytes, but the checkpoint was saved when it had") as e:
+    with pytest.raises(ValueError, match=r"evaluations\.jsonl: 12 bytes, but the checkpoint .* had \d+$") as caught:
         reopened(tmp_path, lambda tracker: tracker.load_state_dict(states[0]))
-    assert "\n" not in str(e.value)
+    assert "\n" not in str(caught.value)
     assert (tmp_path / "metrics.jsonl").read_bytes() == before
 
 
