@@ -1,5 +1,7 @@
 """graftwork: reinforcement-learning agents for PyTorch and Gymnasium.
 
+In short:
+
     import graftwork as gw
     run = gw.train("dqn/cartpole", seed=0)
     action = run.agent.predict(observation)
@@ -16,7 +18,7 @@ __all__ = ["Run", "RunConfig", "evaluate", "load", "load_encoder", "resume", "tr
 if not TYPE_CHECKING:  # a type checker would take a module with __getattr__ to have every name
 
     def __getattr__(name: str) -> object:
-        """A public name, on its first use: torch takes seconds to import, which a command line's `--help` does without."""
+        """A public name, imported on its first use: torch takes seconds, and `graftwork --help` does without."""
         if name not in __all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         from . import runs

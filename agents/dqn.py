@@ -83,6 +83,7 @@ class DQNConfig(Config):
             spec.observation_dtype,
             seeds.generator("replay", device),
             state=network.initial_state(num_envs),
+            rollout_rows=self.rollout_rows,
         )
         return DQN(network, replay, self, spec, seeds.generator("exploration", device))
 

@@ -43,11 +43,12 @@ class Collector:
         self._state: State = ()
 
     def next(self) -> Rollout:
-        """The next rollout; whole episodes: as many rows as the longest has, the others' rows after their end invalid."""
+        """The next rollout; of whole episodes, as long as the longest, the others' rows after their end invalid."""
         if self._row is None or self._num_rows is None:
             self._row = self._env.reset()
             self._state = self._agent.initial_state(self._env.num_envs)
-        first_state, rows, steps = self._state, [self._row], []
+        first_state, rows = self._state, [self._row]
+        steps: list[Step] = []
         resting = torch.zeros_like(self._row.is_first)
         while not (resting.all() if self._num_rows is None else len(steps) == self._num_rows):
             step = self._agent.act(rows[-1].observation, self._state, rows[-1].is_first, explore=True)

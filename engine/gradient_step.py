@@ -83,7 +83,7 @@ class GradientStep(Generic[NetworkT, Batch]):
         """One optimizer step; norms of each gradient and, last, of all: [P + 1]."""
         each = torch.stack(torch._foreach_norm(gradients))
         norm = torch.linalg.vector_norm(each)
-        # A fused optimizer divides by grad_scale and skips the step where found_inf is 1, both float32 and neither with a
+        # A fused optimizer divides by grad_scale and skips the step where found_inf is 1, both float32, without a
         # synchronisation; torch's own gradient scaler sets the same two attributes.
         scale = None if self._max_norm is None else (norm / self._max_norm).clamp(min=1.0).float()
         setattr(self._optimizer, "grad_scale", scale)  # noqa: B010

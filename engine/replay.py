@@ -152,8 +152,8 @@ class ReplayBuffer:
         old, own = (state["counters"]["num_rows"], state["counters"]["num_envs"]), (self.num_rows, self.num_envs)
         if old != own:
             raise ValueError(
-                f"agent.replay_capacity: the checkpoint's replay keeps {old[0]} rows of {old[1]} environments, this one "
-                f"{own[0]} of {own[1]}; leave the capacity and env.num_envs as they were"
+                f"agent.replay_capacity: the checkpoint's replay keeps {old[0]} rows of {old[1]} environments, "
+                f"this one {own[0]} of {own[1]}; leave the capacity and env.num_envs as they were"
             )
         for name, target in self._rows.items():
             stored: Tensor = state["rows"][name]

@@ -1,6 +1,6 @@
 """The one data type that everything is a function of."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -44,11 +44,17 @@ class Rollout:
         """Consecutive parts of `size` columns each."""
         if size == self.batch_size:
             return [self]
-        parts = [
-            [None] * (self.batch_size // size) if value is None else value.split(size, 1)
-            for value in (getattr(self, field.name) for field in fields(self) if field.name != "state")
-        ]
-        states = zip(*(part.split(size) for part in self.state), strict=True) if self.state else None
+        log_prob = self.log_prob
         return [
-            Rollout(*columns, state=next(states) if states is not None else ()) for columns in zip(*parts, strict=True)
+            Rollout(
+                observation=self.observation[:, columns],
+                is_first=self.is_first[:, columns],
+                action=self.action[:, columns],
+                log_prob=None if log_prob is None else log_prob[:, columns],
+                reward=self.reward[:, columns],
+                terminated=self.terminated[:, columns],
+                truncated=self.truncated[:, columns],
+                state=tuple(part[columns] for part in self.state),
+            )
+            for columns in (slice(start, start + size) for start in range(0, self.batch_size, size))
         ]

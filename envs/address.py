@@ -60,7 +60,7 @@ class AddressedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         return Address(self._episode, list(self._actions), self.ended)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """options: {"begin": index} begins that episode, {"begin": None} the next; none are the vector env's autoreset."""
+        """options: {"begin": index} begins that episode, {"begin": None} the next; without is an autoreset."""
         if self.restore_to is not None:
             return self._restore(self.restore_to)
         if options is not None and "begin" in options:

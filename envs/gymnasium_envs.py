@@ -107,10 +107,11 @@ class GymnasiumEnvs:
     def state_dict(self) -> dict[str, Any]:
         with self._answering():
             addresses: tuple[Address, ...] = self._envs.get_attr("address")
+        dtype = self._envs.single_action_space.dtype
         return {
             "episode": [address.episode for address in addresses],
             "ended": [address.ended for address in addresses],
-            "actions": [torch.from_numpy(np.asarray(address.actions, self._action_dtype)) for address in addresses],
+            "actions": [torch.from_numpy(np.asarray(address.actions, dtype)) for address in addresses],
             "observation": self._observation.clone(),
             "statistics": self._statistics.state_dict(),
         }
@@ -133,10 +134,6 @@ class GymnasiumEnvs:
                 stacklevel=2,
             )
 
-    @property
-    def _action_dtype(self) -> npt.DTypeLike:
-        return self._envs.single_action_space.dtype
-
     def _first_row(self, observation: npt.NDArray[Any], is_first: npt.NDArray[np.bool_]) -> EnvStep:
         nothing = np.zeros(self.num_envs)
         self._check_finite(observation, nothing)
@@ -150,13 +147,7 @@ class GymnasiumEnvs:
         truncated: npt.NDArray[np.bool_],
         is_first: npt.NDArray[np.bool_],
     ) -> EnvStep:
-        arrays = (
-            self._converted(observation),
-            reward.astype(np.float32),
-            terminated,
-            truncated,
-            is_first,
-        )
+        arrays = (self._converted(observation), reward.astype(np.float32), terminated, truncated, is_first)
         tensors = [torch.from_numpy(array) for array in arrays]
         self._observation = tensors[0]
         if self.device.type != "cpu":
@@ -165,7 +156,8 @@ class GymnasiumEnvs:
 
     def _converted(self, observation: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """A copy (the vector env reuses its buffer), uint8 or float32."""
-        return observation.astype(np.float32 if self._float else np.uint8)
+        converted: npt.NDArray[Any] = observation.astype(np.float32 if self._float else np.uint8)
+        return converted
 
     def _check_finite(self, observation: npt.NDArray[Any], reward: npt.NDArray[np.float64]) -> None:
         if self._float and not np.isfinite(observation).all():
@@ -175,7 +167,7 @@ class GymnasiumEnvs:
             env = int(np.flatnonzero(~np.isfinite(reward))[0])
             raise NonFiniteEnvError(f"reward of env {env} is {reward[env]}")
 
-    def _reset(self, options: dict[str, Any]) -> npt.NDArray[Any]:
+    def _reset(self, options: dict[str, Any]) -> Any:
         if isinstance(self._envs, SyncVectorEnv):
             return self._envs.reset(options=options)[0]
         with self._answering():
@@ -199,12 +191,16 @@ class GymnasiumEnvs:
             self.close()
             raise EnvironmentFailure(f"an environment of {self.spec.id} took over {STEP_TIMEOUT:.0f} s") from error
         except (EOFError, ConnectionError) as error:
+            assert isinstance(self._envs, AsyncVectorEnv)
             processes = self._envs.processes
-            connection.wait([process.sentinel for process in processes], timeout=1.0)
-            codes = {i: process.exitcode for i, process in enumerate(processes) if process.exitcode is not None}
+            ended = connection.wait([process.sentinel for process in processes], timeout=1.0)
             self.close()
-            dead = ", ".join(f"env {i} (exit code {code})" for i, code in codes.items())
-            raise EnvironmentFailure(f"the process of {dead or 'an environment'} of {self.spec.id} died") from error
+            dead = [
+                f"env {i} (exit code {process.exitcode})"
+                for i, process in enumerate(processes)
+                if process.sentinel in ended
+            ]
+            raise EnvironmentFailure(f"the process of {', '.join(dead)} of {self.spec.id} died") from error
 
 
 def _addressed(

@@ -20,7 +20,7 @@ class EnvConfig(Config):
     asynchronous: bool = False  # one process an environment: pays where a step takes longer than about 100 us
     max_episode_steps: Annotated[int, Field(gt=0)] | None = None  # truncate there; None leaves it to the environment
     observe: tuple[int, ...] | None = None  # entries of a vector observation that are shown; None shows all
-    kwargs: dict[str, JsonValue] = {}  # passed on to gymnasium.make
+    kwargs: dict[str, JsonValue] = Field(default_factory=dict)  # passed on to gymnasium.make
 
 
 def env_maker(config: EnvConfig) -> Callable[[], AnyEnv]:

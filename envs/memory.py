@@ -27,4 +27,5 @@ class PartialObservation(gymnasium.ObservationWrapper[npt.NDArray[Any], Any, npt
         self.observation_space = Box(space.low[self._indices], space.high[self._indices], dtype=space.dtype.type)
 
     def observation(self, observation: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        return observation[self._indices]
+        shown: npt.NDArray[Any] = observation[self._indices]
+        return shown

@@ -26,7 +26,8 @@ class EpisodeStatistics:
     ) -> None:
         """One row, each [B]; rows that begin an episode count for nothing."""
         self._return += reward
-        self._length += ~is_first
+        self._length += 1
+        self._return[is_first], self._length[is_first] = 0.0, 0
         if done.any():
             for i in done.nonzero()[0]:
                 self._finished.append(Episode(float(self._return[i]), int(self._length[i])))

@@ -25,9 +25,10 @@ class _RecurrentConfig(Config):
 
 class LSTMConfig(_RecurrentConfig):
     kind: Literal["lstm"] = "lstm"
+    forget_gate_bias: float = FORGET_GATE_BIAS  # at first; 2 keeps for long, 1 is sooner at differences of single steps
 
     def build(self, observation_shape: Sequence[int]) -> "LSTM":
-        return LSTM(self.inner.build(observation_shape), self.hidden_size, self.num_layers)
+        return LSTM(self.inner.build(observation_shape), self.hidden_size, self.num_layers, self.forget_gate_bias)
 
 
 class GRUConfig(_RecurrentConfig):
@@ -126,12 +127,18 @@ class LSTM(Recurrent):
 
     num_gates, num_states = 4, 2
 
+    def __init__(
+        self, inner: Encoder, hidden_size: int, num_layers: int = 1, forget_gate_bias: float = FORGET_GATE_BIAS
+    ) -> None:
+        self._forget_gate_bias = forget_gate_bias
+        super().__init__(inner, hidden_size, num_layers)
+
     def initialise_own_weights(self, generator: torch.Generator) -> None:
         super().initialise_own_weights(generator)
         with torch.no_grad():
             for layer in range(self.num_layers):
                 bias_ih = self._layer(layer)[2]
-                bias_ih[self.hidden_size : 2 * self.hidden_size].fill_(FORGET_GATE_BIAS)
+                bias_ih[self.hidden_size : 2 * self.hidden_size].fill_(self._forget_gate_bias)
 
     def _fused(self, features: Tensor, state: State) -> tuple[Tensor, State]:
         hidden, cell = (part.transpose(0, 1).contiguous() for part in state)

@@ -1,5 +1,6 @@
 """train, resume, load and evaluate: what a user calls."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from ..training.lock import RunLock
 from ..training.trackers import METRICS
 from .build import Objects, build_agent, build_envs, numerics, threads_for
 from .config import RunConfig
-from .session import CHECKPOINTS, CONFIG, Run, Session
+from .session import CHECKPOINTS, CONFIG, Run, Session, fitting
 
 
 def train(
@@ -140,14 +141,16 @@ def _load(run_dir: str | Path, objects: Objects) -> tuple[RunConfig, Agent, int]
     """Config, agent and step of the newest good checkpoint."""
     directory, config = _recorded(run_dir, (), objects)
     loaded = checkpoint.load_newest(directory / CHECKPOINTS)
-    envs = build_envs(
-        config, objects, num_envs=1, stream=FRESH, autoreset=False, asynchronous=False
-    )  # for its spaces alone
+    # For its spaces alone.
+    envs = build_envs(config, objects, num_envs=1, stream=FRESH, autoreset=False, asynchronous=False)
     try:
         agent = build_agent(config, envs, objects)
     finally:
         envs.close()
-    load_weights("network", agent.network, loaded.state["learner"]["network"])
+    for problem in loaded.problems:
+        warnings.warn(f"passed over: {problem}", stacklevel=3)
+    with fitting(loaded):
+        load_weights("network", agent.network, loaded.state["learner"]["network"])
     return config, agent, loaded.step
 
 

@@ -2,7 +2,9 @@
 
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -41,6 +43,9 @@ class Session:
     """Everything a run needs, built without writing anything; close it, or enter it, to end the environments."""
 
     def __init__(self, config: RunConfig, objects: Objects, *, quiet: bool) -> None:
+        if config.tracker == "tensorboard" and find_spec("tensorboard") is None:
+            # The tracker says so too, but only once there is a run directory.
+            raise ValueError(f"tracker={config.tracker}: not installed; pip install 'graftwork[tensorboard]'")
         self._config, self._quiet = config, quiet
         self._device = device_of(config)
         self._envs = build_envs(
@@ -93,7 +98,8 @@ class Session:
             if loaded is None:
                 write_config(directory, config)  # first of all: from here on a killed run can be resumed
             elif Trainer.would_be_finished(loaded.state, loaded.step, config.steps):
-                agent.load_state_dict(loaded.state["learner"])
+                with fitting(loaded):
+                    agent.load_state_dict(loaded.state["learner"])
                 progress.line(f"nothing left to do: all {config.steps:,} steps are done; a larger steps=... goes on")
                 return Run(config, directory, agent, loaded.step, None, None)
             listeners = self._listeners(directory, loaded, progress)
@@ -115,7 +121,8 @@ class Session:
             exit_code = 1
             try:
                 if loaded is not None:
-                    trainer.load_state_dict(loaded.state)
+                    with fitting(loaded):
+                        trainer.load_state_dict(loaded.state)
                     write_config(directory, config)  # not before: one that does not fit must not replace one that does
                 trainer.run(stop)
                 # A signal that comes during the last save has stopped nothing.
@@ -173,3 +180,12 @@ def write_config(directory: Path, config: RunConfig) -> None:
     temporary = directory / f".{CONFIG}.tmp"
     temporary.write_text(dump(config), encoding="utf-8")
     os.replace(temporary, directory / CONFIG)
+
+
+@contextmanager
+def fitting(loaded: checkpoint.Loaded) -> Iterator[None]:
+    """A state that does not fit what it is loaded into is the checkpoint's error, by name."""
+    try:
+        yield
+    except ValueError as error:
+        raise checkpoint.CheckpointError(f"checkpoint {loaded.path} does not fit this run: {error}") from error

@@ -22,7 +22,7 @@ class Progress:
 
     A terminal gets a bar, any other stream plain lines: at the first update, then at most one in ten seconds, and a
     last one. `quiet` shows nothing but what `line` is given. A stream that can no longer be written to (a terminal that
-    was closed) ends the showing, not the run.
+    was closed), or a process without one, ends the showing, not the run.
     """
 
     def __init__(
@@ -48,7 +48,8 @@ class Progress:
     def __enter__(self) -> Self:
         self._start = self._clock()
         self._marks.append((self._start, self._step))
-        if not self._quiet and self._stream.isatty() and os.environ.get("TERM") != "dumb":
+        is_terminal = self._stream is not None and self._stream.isatty()
+        if not self._quiet and is_terminal and os.environ.get("TERM") != "dumb":
             self._bar = _make_bar(self._stream, self._total, self._step)
         return self
 
@@ -70,7 +71,7 @@ class Progress:
         try:
             if self._bar is not None:
                 self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
-            else:
+            elif self._stream is not None:
                 self._stream.write(text + "\n")
                 self._stream.flush()
         except OSError:

@@ -16,7 +16,7 @@ UNION = get_args(EncoderConfig)[0]
 CONFIGS = {
     **{config.__name__.removesuffix("Config"): config() for config in get_args(UNION)},
     "MLP-tanh": MLPConfig(hidden=(7,), activation="tanh"),
-    "MLP-elu-gelu-silu": MLPConfig(hidden=(9, 8, 7), activation="silu"),
+    "MLPx3-silu-scaled": MLPConfig(hidden=(9, 8, 7), activation="silu", scale=(0.5, 2.0, 3.0)),
     "LSTMx2-GRU-MLP": LSTMConfig(
         hidden_size=6, num_layers=2, inner=GRUConfig(hidden_size=7, inner=MLPConfig(hidden=(9,), activation="tanh"))
     ),

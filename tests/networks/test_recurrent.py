@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from graftwork.networks import GRU, LSTM, MLP, Encoder, initialise
+from graftwork.networks import GRU, LSTM, MLP, Encoder, LSTMConfig, initialise
 from graftwork.networks.recurrent import Recurrent
 
 T, B, F, H = 6, 5, 3, 7
@@ -60,6 +60,13 @@ def test_forget_gates_start_open_and_stay_so_when_initialised():
             assert bias.view(4, H).tolist() == [[0.0] * H, [2.0] * H, [0.0] * H, [0.0] * H]
 
 
+def test_a_config_may_open_the_forget_gate_otherwise():
+    lstm = LSTMConfig(hidden_size=H, num_layers=2, forget_gate_bias=0.5).build((F,))
+    initialise(lstm, "uniform", torch.Generator().manual_seed(1))
+    for layer in range(2):
+        assert lstm.get_parameter(f"bias_ih_l{layer}").view(4, H)[1].tolist() == [0.5] * H
+
+
 def test_a_gru_starts_without_biases():
     gru = GRU(Flat(F), H, num_layers=2)
     assert not any(value.any() for name, value in gru.named_parameters() if "bias" in name)
@@ -73,10 +80,6 @@ def test_gates_start_one_by_one_recurrent_orthogonal_and_input_xavier(kind):
     bound = (6 / (40 + 50)) ** 0.5
     for gate in network.weight_ih_l0.detach().split(50):
         assert 0.98 * bound < gate.abs().max() <= bound
-
-
-def test_two_unseeded_encoders_start_alike():
-    assert torch.equal(LSTM(Flat(F), H).weight_ih_l0, LSTM(Flat(F), H).weight_ih_l0)
 
 
 def test_the_state_is_the_inner_encoders_and_then_ones_own():

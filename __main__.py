@@ -1,0 +1,270 @@
+"""The command line: `graftwork --help`."""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from importlib.metadata import version
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
+
+import typer
+
+if TYPE_CHECKING:
+    from .runs import Run
+
+app = typer.Typer(
+    help="Reinforcement-learning agents for PyTorch and Gymnasium.",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+RunDir = Annotated[str, typer.Argument(metavar="RUN", help="A run directory, such as runs/dqn-cartpole-0.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[FIELD=VALUE]...", help="Such as seed=3 agent.discount=0.995 tracker=wandb."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit status is 0 if all went well.
+
+    Otherwise one line on stderr says why: 2 for bad input, 1 where an environment or the disk failed, 130 after SIGINT
+    and 143 after SIGTERM. What no one foresaw keeps its traceback.
+    """
+    with _stop_signals(), _one_line_warnings():
+        status = _run(sys.argv[1:] if arguments is None else arguments)
+    try:
+        print(end="", flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the flush at exit fails again, aloud
+    return status
+
+
+# Whatever imports torch, which takes seconds, is imported inside a command: --help and list are instant.
+
+
+@app.command()
+def train(
+    preset: Annotated[str, typer.Argument(metavar="PRESET|FILE", help="As `list` names it, or a YAML file.")],
+    overrides: Overrides = None,
+) -> None:
+    """Train from the beginning, in a new run directory.
+
+    Fields that are often set: steps seed run_dir device tracker env.id env.num_envs agent.discount agent.learning_rate
+    agent.encoder.kind evaluation.period. The config.yaml of a run lists every field. Ctrl-C saves and ends.
+    """
+    from . import runs
+
+    _conclude(runs.train(preset, *(overrides or ())))
+
+
+@app.command()
+def resume(run: RunDir, overrides: Overrides = None) -> None:
+    """Continue a run as if it had never stopped; steps=... trains longer."""
+    from . import runs
+
+    _conclude(runs.resume(run, *(overrides or ())))
+
+
+@app.command()
+def evaluate(
+    run: RunDir,
+    episodes: Annotated[int, typer.Option(help="Fresh episodes, acted greedily.")] = 100,
+    seed: Annotated[int | None, typer.Option(help="That the episodes follow from; the run's if not given.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Play episodes that the run never saw, with its newest good checkpoint."""
+    from . import runs
+
+    result, used_seed, step = runs.evaluate(run, episodes=episodes, seed=seed)
+    if as_json:
+        print(json.dumps({**result.record(), "seed": used_seed, "step": step}))
+    else:
+        spread = f"from {min(result.returns):.1f} to {max(result.returns):.1f}"
+        print(f"return {result.mean:.1f} ± {result.std:.1f} over {episodes} episodes, {spread} (step {step:,})")
+
+
+@app.command("list")
+def list_presets(as_json: Json = False) -> None:
+    """Show what can be trained, a line each."""
+    from .configs import presets
+
+    found = presets().values()
+    if as_json:
+        print(json.dumps({"presets": [{"name": preset.name, "description": preset.description} for preset in found]}))
+    else:
+        width = max(len(preset.name) for preset in found)
+        print("\n".join(f"{preset.name:{width}}  {preset.description}" for preset in found))
+
+
+@app.command()
+def report(
+    run: Annotated[
+        list[str], typer.Argument(metavar="RUN...", help="Run directories; seeds of one config share a line.")
+    ],
+    output: Annotated[
+        Path | None, typer.Option(help="The picture: RUN/curve.png for one run, else curves.png, if not given.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Draw learning curves."""
+    from .runs.report import draw, read_runs
+
+    records = read_runs(run)
+    path = output or (records[0].run_dir / "curve.png" if len(records) == 1 else Path("curves.png"))
+    draw(records, path)
+    if as_json:
+        print(json.dumps({"picture": str(path), "runs": [record.summary() for record in records]}))
+    else:
+        print(path)
+
+
+def _print_version(is_wanted: bool) -> None:
+    if is_wanted:
+        print(version("graftwork"))
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None: ...
+
+
+def _conclude(run: "Run") -> None:
+    """Say how the run ended and what can be done with it."""
+    program, directory = _program(), shlex.quote(str(run.run_dir))
+    if run.signal is not None:
+        name = signal.Signals(run.signal).name
+        _say(f"{name}: saved at step {run.step:,}; `{program} resume {directory}` continues")
+        raise typer.Exit(128 + run.signal)
+    print(f"run     {run.run_dir}\nstep    {run.step:,}")
+    if run.evaluation is not None:
+        result = run.evaluation
+        print(f"return  {result.mean:.1f} ± {result.std:.1f} over {len(result.returns)} greedy episodes")
+    print(f"\n{program} evaluate {directory} --episodes 100")
+    print(f"{program} resume {directory} steps={2 * run.config.steps}")
+    print(f"{program} report {directory}")
+
+
+def _program() -> str:
+    """What the user typed to get here, so that a command which is printed can be pasted."""
+    called = sys.argv[0]
+    if Path(called).stem != "graftwork":
+        return "python -m graftwork"
+    return "graftwork" if shutil.which("graftwork") == called else shlex.quote(called)
+
+
+def _run(arguments: Sequence[str]) -> int:
+    try:
+        # Not app(...), which ends the process itself, on Ctrl-C too.
+        with typer.main.get_command(app).make_context("graftwork", list(arguments)) as context:
+            context.command.invoke(context)
+        return 0
+    except typer.Exit as exit_:
+        return exit_.exit_code
+    except _USAGE_ERROR as error:
+        return _fail(_usage(error), 2)
+    except KeyboardInterrupt as error:
+        return _fail("interrupted", 128 + (error.number if isinstance(error, _Stopped) else signal.SIGINT))
+    except ValueError as error:
+        return _fail(str(error), 1 if isinstance(error.__cause__, OSError) else 2)
+    except BrokenPipeError:
+        return 0  # whoever read our output has read enough, as `head` does
+    except OSError as error:
+        return _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), 1)
+    except RuntimeError as error:
+        from .envs import EnvironmentFailure
+
+        if isinstance(error, EnvironmentFailure):
+            return _fail(str(error), 1)
+        raise
+
+
+# click's UsageError: typer has it under no name of its own, and newer versions carry their own click.
+_USAGE_ERROR: Any = typer.BadParameter.__bases__[0]
+
+
+def _usage(error: Any) -> str:
+    command = "graftwork" if error.ctx is None else error.ctx.command_path
+    field = getattr(error, "option_name", "").lstrip("-")
+    takes_fields = command.endswith((" train", " resume"))
+    hint = f"; a field is set without dashes, {field}=VALUE" if field and takes_fields else ""
+    return f"{error.format_message().rstrip('.')}{hint}; see `{command} --help`"
+
+
+def _fail(text: str, status: int) -> int:
+    _say(text)
+    return status
+
+
+def _say(text: str) -> None:
+    with suppress(OSError):  # a terminal that was closed since; 2>&- closes it from the start
+        if sys.stderr is not None:
+            print("graftwork:", " ".join(text.split()), file=sys.stderr, flush=True)
+
+
+class _Stopped(KeyboardInterrupt):
+    """SIGINT or SIGTERM, where there is nothing to save."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+
+@contextmanager
+def _stop_signals() -> Iterator[None]:
+    """SIGINT and SIGTERM raise _Stopped, wherever training does not take them as a wish to save and end."""
+    owner = os.getpid()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if os.getpid() == owner:
+            raise _Stopped(number)
+        if number == signal.SIGTERM:  # A forked environment; Ctrl-C, which reaches it too, is its owner's affair.
+            os._exit(128 + number)
+
+    is_main = threading.current_thread() is threading.main_thread()  # no other may set handlers
+    previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM) if is_main}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _one_line_warnings() -> Iterator[None]:
+    with warnings.catch_warnings():
+        # gymnasium tells of an error in a worker in three warnings, traceback and all; EnvironmentFailure says enough.
+        warnings.filterwarnings("ignore", r"(\x1b\[\d+m)?ERROR: ")
+        warnings.showwarning = _show_warning
+        yield
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    _say("warning: " + re.sub(r"\x1b\[[0-9;]*m", "", str(message)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

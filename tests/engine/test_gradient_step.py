@@ -1,0 +1,297 @@
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from graftwork.engine import GradientStep, Metrics, NonFiniteError, StateDict
+
+Batch = tuple[Tensor, Tensor]  # inputs [N, 3], targets [N, 2]
+Step = GradientStep[nn.Module, Batch]
+
+
+def loss(network: nn.Module, batch: Batch) -> tuple[Tensor, Metrics]:
+    inputs, target = batch
+    error = network(inputs) - target
+    return (error**2).mean(), {"error": error.detach().abs().mean()}
+
+
+def network(dtype: torch.dtype = torch.float64) -> nn.Module:
+    built = nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 2)).to(dtype)
+    generator = torch.Generator().manual_seed(1)
+    for parameter in built.parameters():
+        nn.init.normal_(parameter, generator=generator)
+    return built
+
+
+def batches(count: int, dtype: torch.dtype = torch.float64, seed: int = 2) -> list[Batch]:
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        (
+            torch.randn(7, 3, generator=generator, dtype=dtype),
+            (4.0 * k + 1) * torch.randn(7, 2, generator=generator, dtype=dtype),
+        )
+        for k in range(count)
+    ]
+
+
+def poisoned(batch: Batch, value: float = math.nan) -> Batch:
+    inputs, target = batch[0].clone(), batch[1]
+    inputs[4, 1] = value
+    return inputs, target
+
+
+def adam_step(built: nn.Module, max_norm: float | None = None, learning_rate: float = 0.01) -> Step:
+    optimizer = torch.optim.Adam(built.parameters(), lr=learning_rate, fused=True)
+    return GradientStep(loss, built, optimizer, max_norm)
+
+
+def values(built: nn.Module) -> dict[str, Tensor]:
+    return {name: parameter.detach().clone() for name, parameter in built.named_parameters()}
+
+
+def copied(state: StateDict) -> StateDict:
+    return {name: {key: value.clone() for key, value in entries.items()} for name, entries in state.items()}
+
+
+def assert_same(ours: Any, theirs: Any) -> None:
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+
+
+class Reference:
+    """Adam (Kingma & Ba 2015, algorithm 1) after a clip of the gradient's global norm, written out."""
+
+    def __init__(self, built: nn.Module, max_norm: float | None) -> None:
+        self.built, self.max_norm, self.time = built, max_norm, 0
+        self.first = [torch.zeros_like(p) for p in built.parameters()]
+        self.second = [torch.zeros_like(p) for p in built.parameters()]
+
+    @torch.no_grad()
+    def update(self, batch: Batch, learning_rate: float) -> tuple[float, float]:
+        """Loss and norm of the gradient before the clip."""
+        parameters = list(self.built.parameters())
+        with torch.enable_grad():
+            value = loss(self.built, batch)[0]
+        gradients = torch.autograd.grad(value, parameters)
+        norm = math.sqrt(sum(float((gradient**2).sum()) for gradient in gradients))
+        factor = 1.0 if self.max_norm is None else min(1.0, self.max_norm / norm)
+        self.time += 1
+        for parameter, gradient, first, second in zip(parameters, gradients, self.first, self.second, strict=True):
+            clipped = factor * gradient
+            first.mul_(0.9).add_(clipped, alpha=0.1)
+            second.mul_(0.999).add_(clipped**2, alpha=0.001)
+            m, v = first / (1 - 0.9**self.time), second / (1 - 0.999**self.time)
+            parameter -= learning_rate * m / (v.sqrt() + 1e-8)
+        return value.item(), norm
+
+
+class TestUpdate:
+    # The clip's factor is a float32 in a fused optimizer, so with a clip there are 7 digits.
+    @pytest.mark.parametrize(("max_norm", "rtol"), [(None, 1e-12), (0.7, 1e-6), (6.0, 1e-6), (1e9, 1e-12)])
+    def test_equals_adam_written_out_step_by_step(self, max_norm: float | None, rtol: float) -> None:
+        ours, theirs = network(), network()
+        step, reference = adam_step(ours, max_norm), Reference(theirs, max_norm)
+        norms = []
+        for k, batch in enumerate(batches(12)):
+            learning_rate = 0.01 / (k + 1)
+            metrics = step([batch], learning_rate)
+            value, norm = reference.update(batch, learning_rate)
+            norms.append(norm)
+            assert metrics["loss"].item() == pytest.approx(value, rel=10 * rtol)
+            assert metrics["gradient_norm"].item() == pytest.approx(norm, rel=10 * rtol)
+            for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+                torch.testing.assert_close(mine, other, rtol=rtol, atol=rtol)
+        assert min(norms) < 6.0 < max(norms)  # so a limit of 6 clips some
+
+    def test_equals_torchs_own_clip_and_adam_in_float32(self) -> None:
+        ours, theirs = network(torch.float32), network(torch.float32)
+        step, optimizer = adam_step(ours, 0.7), torch.optim.Adam(theirs.parameters(), lr=0.01)
+        for batch in batches(12, torch.float32):
+            step([batch])
+            optimizer.zero_grad()
+            loss(theirs, batch)[0].backward()
+            nn.utils.clip_grad_norm_(theirs.parameters(), 0.7)
+            optimizer.step()
+        for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+            torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-5)
+
+    def test_a_call_is_one_update_a_batch_and_its_metrics_are_their_means(self) -> None:
+        one, other = network(), network()
+        together, apart = adam_step(one, 0.7), adam_step(other, 0.7)
+        metrics = together(iter(batches(5)))
+        each = [apart([batch]) for batch in batches(5)]
+        assert_same(values(one), values(other))
+        assert metrics.keys() == {"loss", "error", "gradient_norm"}
+        for name, value in metrics.items():
+            torch.testing.assert_close(value, torch.stack([metrics[name] for metrics in each]).mean())
+            assert not value.requires_grad
+
+    def test_learning_rate_is_applied_and_kept_when_none_is_given(self) -> None:
+        built = network()
+        step = adam_step(built, learning_rate=0.5)
+        batch = batches(1)[0]
+        for learning_rate, expected in ((0.25, 0.25), (None, 0.25), (0.0, 0.0)):
+            before = values(built)
+            state = copied(step.state_dict())
+            step([batch], learning_rate)
+            moved = max(float((values(built)[name] - before[name]).abs().max()) for name in before)
+            # Adam moves a parameter by its learning rate, or a little less, while gradients hardly change.
+            assert moved == pytest.approx(expected, rel=0.3)
+            assert step.state_dict().keys() >= state.keys()
+
+    def test_no_gradient_is_left_behind(self) -> None:
+        built = network()
+        adam_step(built, 0.7)(batches(2))
+        assert all(parameter.grad is None for parameter in built.parameters())
+
+    def test_only_parameters_of_the_optimizer_move(self) -> None:
+        built = network()
+        last = built.get_submodule("2")
+        step: Step = GradientStep(loss, built, torch.optim.Adam(last.parameters(), fused=True))
+        before = values(built)
+        step(batches(2))
+        moved = {name for name, value in values(built).items() if not value.equal(before[name])}
+        assert moved == step.state_dict().keys() == {"2.weight", "2.bias"}
+
+    @pytest.mark.parametrize("make", [torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD])
+    def test_another_optimizer_is_refused_unless_fused(self, make: Callable[..., torch.optim.Optimizer]) -> None:
+        built = network()
+        with pytest.raises(ValueError, match=r"^GradientStep needs a fused optimizer, got \w+ without fused=True$"):
+            GradientStep(loss, built, make(built.parameters(), lr=0.1))
+        GradientStep(loss, built, make(built.parameters(), lr=0.1, fused=True))([batches(1)[0]])
+
+    def test_synchronises_once_however_many_batches(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        class Reads(TorchDispatchMode):
+            count = 0
+
+            def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+                self.count += func is torch.ops.aten._local_scalar_dense.default
+                return func(*args, **(kwargs or {}))
+
+        def refuse(tensor: Tensor) -> float:
+            raise AssertionError("a tensor's value was read")
+
+        step = adam_step(network(), 0.7)
+        step(batches(1))
+        for name in ("item", "tolist", "cpu", "numpy", "__float__", "__int__"):
+            monkeypatch.setattr(Tensor, name, refuse)
+        for count in (1, 5):
+            with Reads() as reads:
+                step(batches(count))
+            assert reads.count == 1
+
+
+class TestNonFinite:
+    @pytest.mark.parametrize("max_norm", [None, 0.7])
+    @pytest.mark.parametrize(
+        # Behind a tanh an infinite input is a finite loss.
+        ("value", "named"),
+        [(math.nan, "loss is nan"), (math.inf, "gradient of 0.weight is not finite")],
+    )
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+    def test_weights_and_optimizer_stay_as_they_were(
+        self, max_norm: float | None, value: float, named: str, dtype: torch.dtype
+    ) -> None:
+        built = network(dtype)
+        step = adam_step(built, max_norm)
+        first, second = batches(2, dtype)
+        step([first])
+        weights, state = values(built), copied(step.state_dict())
+        with pytest.raises(NonFiniteError, match=f"^{named}; the last finite weights are kept$"):
+            step([poisoned(second, value)])
+        assert_same(values(built), weights)
+        assert_same(step.state_dict(), state)
+
+    def test_finite_batches_go_on_as_if_nothing_had_been(self) -> None:
+        ours, theirs = network(), network()
+        step, clean = adam_step(ours, 0.7), adam_step(theirs, 0.7)
+        first, second, third, fourth = batches(4)
+        with pytest.raises(NonFiniteError):
+            step([first, poisoned(second), third])
+        step([fourth])
+        clean([first, third, fourth])
+        assert_same(values(ours), values(theirs))
+        assert_same(step.state_dict(), clean.state_dict())
+
+    def test_the_very_first_batch_leaves_an_optimizer_that_has_seen_nothing(self) -> None:
+        ours, theirs = network(), network()
+        step, clean = adam_step(ours), adam_step(theirs)
+        with pytest.raises(NonFiniteError):
+            step([poisoned(batches(1)[0])])
+        step(batches(2))
+        clean(batches(2))
+        assert_same(values(ours), values(theirs))
+
+    def test_a_gradient_that_is_not_finite_is_named(self) -> None:
+        def rooted(network: nn.Module, batch: Batch) -> tuple[Tensor, Metrics]:
+            # The root of nothing has no slope: a finite loss, an infinite gradient of one bias.
+            bias = network.get_parameter("2.bias")
+            return loss(network, batch)[0] + (bias - bias.detach()).sum().sqrt(), {}
+
+        built = network()
+        before = values(built)
+        step: Step = GradientStep(rooted, built, torch.optim.Adam(built.parameters(), fused=True), 0.7)
+        with pytest.raises(
+            NonFiniteError, match=r"^gradient of 2\.bias is not finite; the last finite weights are kept$"
+        ):
+            step(batches(1))
+        assert_same(values(built), before)
+
+    def test_a_loss_that_is_not_finite_updates_nothing_though_its_gradient_is(self) -> None:
+        def shifted(network: nn.Module, batch: Batch) -> tuple[Tensor, Metrics]:
+            value, metrics = loss(network, batch)
+            return value + math.inf, metrics
+
+        built = network()
+        before = values(built)
+        step: Step = GradientStep(shifted, built, torch.optim.Adam(built.parameters(), fused=True))
+        with pytest.raises(NonFiniteError, match=r"^loss is inf; the last finite weights are kept$"):
+            step(batches(1))
+        assert_same(values(built), before)
+
+    def test_is_a_value_error(self) -> None:
+        assert issubclass(NonFiniteError, ValueError)
+
+
+class TestState:
+    def test_a_restored_optimizer_continues_identically(self) -> None:
+        one, other = network(), network()
+        step = adam_step(one, 0.7)
+        step(batches(3))
+        restored = adam_step(other, 0.7)
+        restored(batches(2, seed=9))  # which the state must replace
+        other.load_state_dict(one.state_dict())
+        restored.load_state_dict(step.state_dict())
+        for batch in batches(4, seed=5):
+            assert_same(step([batch]), restored([batch]))
+            assert_same(values(one), values(other))
+        assert_same(step.state_dict(), restored.state_dict())
+
+    def test_a_state_from_before_the_first_update_is_restored_too(self) -> None:
+        one, other = network(), network()
+        step, restored = adam_step(one), adam_step(other)
+        restored(batches(2, seed=9))
+        other.load_state_dict(one.state_dict())
+        restored.load_state_dict(step.state_dict())
+        step(batches(2))
+        restored(batches(2))
+        assert_same(values(one), values(other))
+
+    def test_is_by_parameter_name(self) -> None:
+        step = adam_step(network())
+        assert step.state_dict() == {}
+        step(batches(1))
+        state = step.state_dict()
+        assert state.keys() == {"0.weight", "0.bias", "2.weight", "2.bias"}
+        assert all(entries.keys() == {"step", "exp_avg", "exp_avg_sq"} for entries in state.values())
+
+    def test_keys_are_checked(self) -> None:
+        step = adam_step(network())
+        step(batches(1))
+        state = step.state_dict()
+        del state["2.bias"]
+        with pytest.raises(ValueError, match=r"^state of optimizer: missing \['2\.bias'\], unexpected nothing$"):
+            step.load_state_dict(state)

@@ -1,0 +1,103 @@
+import os
+import signal
+import threading
+
+import pytest
+
+from graftwork.training.interrupt import StopRequest
+
+NUMBERS = (signal.SIGINT, signal.SIGTERM)
+
+
+@pytest.fixture(autouse=True)
+def handlers():
+    """What a test leaves behind, if it fails, must not stop the next one."""
+    before = {number: signal.getsignal(number) for number in NUMBERS}
+    yield before
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_first_signal_is_noted_and_nothing_else_happens(number):
+    with StopRequest() as stop:
+        assert not stop()
+        assert stop.signal is None
+        os.kill(os.getpid(), number)
+        assert stop()
+        assert stop.signal == number
+    assert stop.signal == number
+
+
+@pytest.mark.parametrize("first", NUMBERS)
+def test_second_sigint_interrupts(first):
+    with StopRequest() as stop:
+        os.kill(os.getpid(), first)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert stop.signal == first
+
+
+@pytest.mark.parametrize("first", NUMBERS)
+def test_sigterm_after_a_first_signal_changes_nothing(first):
+    with StopRequest() as stop:
+        os.kill(os.getpid(), first)
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert stop.signal == first
+
+
+def test_handlers_of_before_are_back_afterwards(handlers):
+    def other(number: int, frame: object) -> None:
+        raise AssertionError
+
+    signal.signal(signal.SIGTERM, other)
+    with StopRequest():
+        assert signal.getsignal(signal.SIGTERM) != other
+    assert signal.getsignal(signal.SIGTERM) is other
+    assert signal.getsignal(signal.SIGINT) == handlers[signal.SIGINT]
+
+
+def test_handlers_are_back_after_an_error(handlers):
+    with pytest.raises(ZeroDivisionError), StopRequest():
+        raise ZeroDivisionError
+    assert {number: signal.getsignal(number) for number in NUMBERS} == handlers
+
+
+def test_ignored_signal_is_ignored_again_afterwards():
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with StopRequest() as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+    assert stop()
+    assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+
+
+def test_handler_that_python_did_not_set_is_given_up_for_the_default():
+    stop = StopRequest()
+    stop.__enter__()
+    stop._previous[signal.SIGTERM] = None  # what signal.signal returns for it
+    stop.__exit__(None, None, None)
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_requests_may_be_nested():
+    with StopRequest() as outer:
+        with StopRequest() as inner:
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert inner()
+        assert not outer()
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert outer()
+
+
+def test_another_thread_than_the_main_one_leaves_handlers_alone(handlers):
+    seen = []
+
+    def work() -> None:
+        with StopRequest() as stop:
+            seen.append((stop(), {number: signal.getsignal(number) for number in NUMBERS}))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [(False, handlers)]
+    assert {number: signal.getsignal(number) for number in NUMBERS} == handlers
