@@ -108,7 +108,7 @@ class DQN(Agent):
         spec: EnvSpec,
         generator: torch.Generator,
     ) -> None:
-        _check(network, replay, config, spec)
+        _check_parts(network, replay, config, spec)
         self.network, self.replay, self.config, self.spec = network, replay, config, spec
         self.target = deepcopy(network).requires_grad_(False)
         self.network.eval()
@@ -223,12 +223,12 @@ def _q(network: Network[Tensor], rollout: Rollout, rows: slice) -> Tensor:
     return q
 
 
-def _check(network: Network[Tensor], replay: ReplayBuffer, config: DQNConfig, spec: EnvSpec) -> None:
+def _check_parts(network: Network[Tensor], replay: ReplayBuffer, config: DQNConfig, spec: EnvSpec) -> None:
     """Raise ValueError for parts that do not go together."""
     num_actions = spec.discrete("dqn")
     num_values = network.probe(spec.observation_shape, spec.observation_dtype).shape[-1]
     if num_values != num_actions:
-        raise ValueError(f"the network gives {num_values} values, but env.id={spec.id} has {num_actions} actions")
+        raise ValueError(f"the network has {num_values} actions, but env.id={spec.id} has {num_actions}")
     learnt_rows, is_recurrent = config.sequence_length - config.burn_in, bool(network.initial_state(1))
     if config.burn_in and not is_recurrent:
         raise ValueError(f"agent.burn_in={config.burn_in}: only a recurrent encoder burns in; use 0")

@@ -77,10 +77,11 @@ class Reinforce(Agent):
     def __init__(
         self, network: Network[PolicyValue], config: ReinforceConfig, spec: EnvSpec, generator: torch.Generator
     ) -> None:
-        output, num_actions = network.probe(spec.observation_shape, spec.observation_dtype), spec.discrete("reinforce")
-        num_outputs = output.policy.log_probs.shape[-1]
-        if num_outputs != num_actions:
-            raise ValueError(f"the network chooses of {num_outputs}, but env.id={spec.id} has {num_actions} actions")
+        num_actions = spec.discrete("reinforce")
+        output = network.probe(spec.observation_shape, spec.observation_dtype)
+        num_choices = output.policy.log_probs.shape[-1]
+        if num_choices != num_actions:
+            raise ValueError(f"the network has {num_choices} actions, but env.id={spec.id} has {num_actions}")
         if (output.value is not None) != (config.baseline == "learned"):
             has = "no" if output.value is None else "a"
             raise ValueError(f"agent.baseline={config.baseline}: the network has {has} value head")

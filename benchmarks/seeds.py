@@ -68,7 +68,12 @@ def main() -> None:
         writer.writerows(rows)
     means = [float(str(row["mean"])) for row in rows]
     cells = [name, f"{max(int(str(row['step'])) for row in rows):,}", str(len(rows))]
-    cells += [f"{statistics.mean(means):.1f}", f"{statistics.median(means):.1f}", f"{min(means):.1f}", f"{max(means):.1f}"]
+    cells += [
+        f"{statistics.mean(means):.1f}",
+        f"{statistics.median(means):.1f}",
+        f"{min(means):.1f}",
+        f"{max(means):.1f}",
+    ]
     if arguments.threshold is not None:
         reached = sum(mean >= arguments.threshold for mean in means)
         cells.append(f"{reached} of {len(rows)} >= {arguments.threshold:g}")
@@ -87,7 +92,7 @@ def command(arguments: list[str]) -> str:
 
 
 def seeds(text: str) -> list[int]:
-    """"0-2,5" -> [0, 1, 2, 5]."""
+    """ "0-2,5" -> [0, 1, 2, 5]."""
     chosen: list[int] = []
     for part in text.split(","):
         first, _, last = part.partition("-")

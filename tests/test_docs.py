@@ -257,6 +257,12 @@ def test_files_that_a_page_names_exist(page):
     assert not [name for name in named - new - TO_COME if not (ROOT / name).exists()]
 
 
+def test_types_of_architecture_page_stand_where_it_says():
+    rows = re.findall(r"^\| `(\w+)` \| `([\w/]+\.py)` \|", PAGES["docs/architecture.md"], re.M)
+    assert len(rows) > 10
+    assert not [row for row in rows if not re.search(rf"^(class )?{row[0]}\b", (ROOT / row[1]).read_text(), re.M)]
+
+
 def test_presets_that_pages_name_exist():
     kinds = "|".join(AGENTS)
     named = {name for text in PAGES.values() for name in re.findall(rf"[`\" ]((?:{kinds})/[a-z-]+)[`\" ]", text)}

@@ -5,8 +5,9 @@ Thresholds are low quantiles of the ten seeds reported there, so that a failure 
 
 from pathlib import Path
 
-import graftwork as gw
 import pytest
+
+import graftwork as gw
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(0)]
 

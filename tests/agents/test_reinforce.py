@@ -253,7 +253,7 @@ def test_the_network_must_have_a_value_exactly_if_it_is_the_baseline_and_as_many
         build(network=without, baseline="learned")
     with pytest.raises(ValueError, match=r"^agent\.baseline=standardised: the network has a value head$"):
         build(network=with_value, baseline="standardised")
-    with pytest.raises(ValueError, match=r"^the network chooses of 2, but env\.id=Test-v0 has 6 actions$"):
+    with pytest.raises(ValueError, match=r"^the network has 2 actions, but env\.id=Test-v0 has 6$"):
         build(network=with_value, spec=replace(SPEC, num_actions=6))
     with pytest.raises(ValueError, match=r"^agent\.kind=reinforce needs a Discrete action space"):
         build(spec=replace(SPEC, num_actions=None, action_space="Box(-1.0, 1.0, (2,), float32)"))

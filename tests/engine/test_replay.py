@@ -1,7 +1,6 @@
 """The replay against a plain list that keeps every transition by its address."""
 
 import re
-from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -117,7 +116,7 @@ def histories(draw: st.DrawFn) -> tuple[int, list[int]]:
 
 
 class TestTransitions:
-    @settings(max_examples=900)
+    @settings(max_examples=600)
     @given(histories(), num_envs, seeds)
     def test_exactly_the_valid_transitions_of_the_newest_rows_are_drawn(
         self, history: tuple[int, list[int]], num_envs: int, seed: int
@@ -157,7 +156,7 @@ class TestTransitions:
 
 
 class TestSequences:
-    @settings(max_examples=600)
+    @settings(max_examples=400)
     @given(histories(), num_envs, st.integers(2, 5), seeds)
     def test_without_a_state_they_begin_at_any_row(
         self, history: tuple[int, list[int]], num_envs: int, length: int, seed: int
@@ -173,7 +172,7 @@ class TestSequences:
             drawn = tape.check(kept.sample(30 * len(starts) * num_envs, length), length)
             assert drawn == {(row, env) for row in starts for env in range(num_envs)}
 
-    @settings(max_examples=700)
+    @settings(max_examples=500)
     @given(st.integers(1, 4), st.integers(0, 7), st.integers(1, 14), num_envs, st.integers(1, 7), seeds)
     def test_with_a_state_they_begin_where_a_rollout_did(
         self, rollout_rows: int, extra: int, num_rollouts: int, num_envs: int, length: int, seed: int
@@ -200,33 +199,33 @@ class TestSequences:
 
 
 class TestState:
-    @settings(max_examples=150)
+    @settings(max_examples=120)
     @given(st.integers(1, 8), st.integers(1, 3), st.integers(0, 9), num_envs, st.booleans(), seeds)
     def test_a_restored_buffer_draws_and_forgets_as_before(
         self, capacity: int, rollout_rows: int, num_rollouts: int, num_envs: int, is_recurrent: bool, seed: int
     ) -> None:
         rollout_rows = min(rollout_rows, capacity)
-        options = {"rollout_rows": rollout_rows if is_recurrent else None, "seed": seed}
+        every = rollout_rows if is_recurrent else None
         tape = Tape(rollout_rows * (num_rollouts + 4), num_envs, seed)
-        one, fresh, used = (buffer(capacity, num_envs, **options) for _ in range(3))
-        used.add(Tape(capacity, num_envs, seed + 1).rollout(0, rollout_rows, state=is_recurrent))
+        one, fresh, used = (buffer(capacity, num_envs, rollout_rows=every, seed=k) for k in range(3))
+        used.add(Tape(rollout_rows, num_envs, seed + 1).rollout(0, rollout_rows, state=is_recurrent))
         starts = iter(range(0, tape.num_rows, rollout_rows))
         for _ in range(num_rollouts):
             one.add(tape.rollout(next(starts), rollout_rows, state=is_recurrent))
+            if len(one):
+                one.sample(3)
         state: StateDict = copied(one.state_dict())
         fresh.load_state_dict(copied(state))
         used.load_state_dict(state)
         for start in starts:
             for length in (1, 2):
-                enough = one.num_sequences(length) > 0 and len(one) > 0
-                samples = [each.sample(11, length) for each in (one, fresh, used)] if enough else []
+                if not (len(one) and one.num_sequences(length)):
+                    continue
+                samples = [each.sample(11, length) for each in (one, fresh, used)]
                 for sample in samples:
                     tape.check(sample, length, state=is_recurrent)
                     assert sample.index.equal(samples[0].index)
-                    for field in fields(Rollout):
-                        torch.testing.assert_close(
-                            getattr(sample.rollout, field.name), getattr(samples[0].rollout, field.name), rtol=0, atol=0
-                        )
+                    assert sample.rollout.observation.equal(samples[0].rollout.observation)
             for each in (one, fresh, used):
                 each.add(tape.rollout(start, rollout_rows, state=is_recurrent))
             assert len(one) == len(fresh) == len(used)
