@@ -228,7 +228,7 @@ def _check_parts(network: Network[Tensor], replay: ReplayBuffer, config: DQNConf
     num_actions = spec.discrete("dqn")
     num_values = network.probe(spec.observation_shape, spec.observation_dtype).shape[-1]
     if num_values != num_actions:
-        raise ValueError(f"the network has {num_values} actions, but env.id={spec.id} has {num_actions}")
+        raise ValueError(f"the network gives {num_values} values, but env.id={spec.id} has {num_actions} actions")
     learnt_rows, is_recurrent = config.sequence_length - config.burn_in, bool(network.initial_state(1))
     if config.burn_in and not is_recurrent:
         raise ValueError(f"agent.burn_in={config.burn_in}: only a recurrent encoder burns in; use 0")

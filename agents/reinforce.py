@@ -116,12 +116,11 @@ class Reinforce(Agent):
         policy = Categorical(output.policy.log_probs[:-1])
 
         discount = self.config.discount * rollout.terminated.logical_not()
-        cut = rollout.done | valid.logical_not()
         value = next_value = None
         if output.value is not None:
             value, next_value = output.value[:-1], output.value[1:].detach()
         # A truncated episode goes on in value: its last row bootstraps, if there is a value to bootstrap from.
-        return_ = reward_to_go(rollout.reward, discount, cut, next_value)
+        return_ = reward_to_go(rollout.reward, discount, rollout.done, next_value)
         if value is not None:
             advantage = return_ - value.detach()
         elif self.config.baseline == "standardised":

@@ -2,9 +2,10 @@
 
     python benchmarks/cartpole_vs_sb3.py --runs 5 --json benchmarks/results/cartpole_vs_sb3.json
 
-Each side runs in a process of its own on one thread, the two in turn, so that a drift of the machine's speed meets both;
-one run of each is a warm-up and not counted. Both evaluate greedily on 10 episodes every 2,500 steps, and the seconds that
-take are left out of both sides' wall-clock. Ours also writes its metrics and checkpoints. Needs the extra `sb3`.
+Each side runs in a process of its own on one thread, the sides in turn, so that a drift of the machine's speed meets
+all; one run of each is a warm-up and not counted. All evaluate greedily on 10 episodes every 2,500 steps, and the
+seconds that take are left out of every side's wall-clock. Ours also writes its metrics and checkpoints. Needs the
+extra `sb3`.
 """
 
 import argparse

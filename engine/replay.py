@@ -72,23 +72,18 @@ class ReplayBuffer:
         if self._states and time != self._stride:
             raise ValueError(f"replay: rollouts with a state must all have {self._stride} rows, got {time}")
         self._use()
-        rows = (torch.arange(time + 1, device=self._transitions.device) + start) % self._ring
-        flat = (rows.unsqueeze(1) * self.num_envs + torch.arange(self.num_envs, device=rows.device)).flatten()
-        body = flat[: time * self.num_envs]
-        valid = rollout.valid.flatten()
-
+        valid = rollout.valid
         # The row after the newest is written over too: its observation becomes the newest successor.
-        counts = torch.stack((self._drawable[flat].sum(), valid.sum()))
+        counts = torch.stack((_read(self._drawable, start, time + 1).sum(), valid.sum()))
         num_expired, num_fresh = counts.tolist()  # the one synchronisation of an `add`
-        for name, target in self._rows.items():
-            value: Tensor = getattr(rollout, name)
-            target[flat if value.shape[0] == time + 1 else body] = value.flatten(0, 1)
-        self._drawable[flat] = False
-        self._drawable[body] = valid
-        self._oldest, self._size = self._oldest + num_expired, self._size - num_expired
-        slots = (torch.arange(num_fresh, device=rows.device) + self._oldest + self._size) % len(self._transitions)
-        self._transitions[slots] = body[torch.nonzero_static(valid, size=num_fresh).squeeze(1)]
-        self._oldest, self._size = self._oldest % len(self._transitions), self._size + num_fresh
+        for name, ring in self._rows.items():
+            _write(ring, start, getattr(rollout, name))
+        _write(self._drawable, start, torch.cat((valid, torch.zeros_like(valid[:1]))))
+        size = len(self._transitions)
+        fresh = torch.nonzero_static(valid.flatten(), size=num_fresh).squeeze(1) + start * self.num_envs
+        _write(self._transitions, (self._oldest + self._size) % size, fresh % size)
+        self._oldest = (self._oldest + num_expired) % size
+        self._size += num_fresh - num_expired
         for i, states in enumerate(self._states):
             states[(self._total // self._stride) % len(states)] = rollout.state[i]
         self._total += time
@@ -109,21 +104,21 @@ class ReplayBuffer:
             state = tuple(states[(row // self._stride) % len(states), env] for states in self._states)
             index = (row % self._ring) * self.num_envs + env
         steps = torch.arange(length + 1, device=index.device).unsqueeze(1) * self.num_envs
-        rows = (index + steps) % (self._ring * self.num_envs)  # [length + 1, N]
+        rows = ((index + steps) % len(self._transitions)).flatten()  # [(length + 1) * N]
+        inner = rows[: length * batch_size]
 
-        def gather(name: str, num_rows: int) -> Tensor:
-            stored = self._rows[name]
-            flat = rows[:num_rows].flatten()
-            return stored.index_select(0, flat).view(num_rows, batch_size, *stored.shape[1:])
+        def gather(name: str, rows: Tensor) -> Tensor:
+            stored = self._rows[name].flatten(0, 1)
+            return stored.index_select(0, rows).view(-1, batch_size, *stored.shape[1:])
 
         rollout = Rollout(
-            observation=gather("observation", length + 1),
-            is_first=gather("is_first", length + 1),
-            action=gather("action", length),
+            observation=gather("observation", rows),
+            is_first=gather("is_first", rows),
+            action=gather("action", inner),
             log_prob=None,
-            reward=gather("reward", length),
-            terminated=gather("terminated", length),
-            truncated=gather("truncated", length),
+            reward=gather("reward", inner),
+            terminated=gather("terminated", inner),
+            truncated=gather("truncated", inner),
             state=state,
         )
         return Sample(rollout, rollout.reward.new_ones(batch_size), index)
@@ -134,12 +129,11 @@ class ReplayBuffer:
 
     def state_dict(self) -> StateDict:
         self._use()
-        used = min(self._total + 1, self._ring) * self.num_envs
-        kept = torch.arange(self._size, device=self._transitions.device) + self._oldest
+        used = min(self._total + 1, self._ring)
         return {
             "rows": {name: rows[:used] for name, rows in self._rows.items()},
             "states": list(self._states),
-            "transitions": self._transitions[kept % len(self._transitions)],
+            "transitions": _read(self._transitions, self._oldest, self._size),
             "counters": {"total": self._total, "num_rows": self.num_rows, "num_envs": self.num_envs},
             "generator": self._generator.get_state(),
         }
@@ -169,7 +163,7 @@ class ReplayBuffer:
         transitions = state["transitions"].to(self._transitions.device)
         self._oldest, self._size, self._total = 0, len(transitions), state["counters"]["total"]
         self._transitions[: self._size] = transitions
-        self._drawable.fill_(False)[transitions] = True
+        self._drawable.fill_(False).view(-1)[transitions] = True
         self._generator.set_state(state["generator"])
 
     @property
@@ -189,21 +183,35 @@ class ReplayBuffer:
             self._allocate(self._generator.device)
 
     def _allocate(self, device: torch.device) -> None:
-        size = self._ring * self.num_envs
+        shape = (self._ring, self.num_envs)
         self._rows = {
-            "observation": torch.zeros(size, *self._observation_shape, dtype=self._observation_dtype, device=device),
-            "is_first": torch.zeros(size, dtype=torch.bool, device=device),
-            "action": torch.zeros(size, dtype=torch.int64, device=device),
-            "reward": torch.zeros(size, device=device),
-            "terminated": torch.zeros(size, dtype=torch.bool, device=device),
-            "truncated": torch.zeros(size, dtype=torch.bool, device=device),
+            "observation": torch.zeros(*shape, *self._observation_shape, dtype=self._observation_dtype, device=device),
+            "is_first": torch.zeros(shape, dtype=torch.bool, device=device),
+            "action": torch.zeros(shape, dtype=torch.int64, device=device),
+            "reward": torch.zeros(shape, device=device),
+            "terminated": torch.zeros(shape, dtype=torch.bool, device=device),
+            "truncated": torch.zeros(shape, dtype=torch.bool, device=device),
         }
+        self._drawable = torch.zeros(shape, dtype=torch.bool, device=device)
         # Flat indices of the transitions that can be drawn, oldest first from `_oldest`, itself a ring.
-        self._transitions = torch.zeros(size, dtype=torch.int64, device=device)
-        self._drawable = torch.zeros(size, dtype=torch.bool, device=device)
+        self._transitions = torch.zeros(self._ring * self.num_envs, dtype=torch.int64, device=device)
         # The state before each rollout that is still whole, [rollouts, B, ...].
         num_states = self.num_rows // self._stride
         self._states = tuple(part.new_zeros(num_states, *part.shape, device=device) for part in self._initial_state)
+
+
+def _read(ring: Tensor, start: int, length: int) -> Tensor:
+    """The rows of a ring from `start` on, past its end to its beginning."""
+    fit = len(ring) - start
+    return ring[start : start + length] if length <= fit else torch.cat((ring[start:], ring[: length - fit]))
+
+
+def _write(ring: Tensor, start: int, rows: Tensor) -> None:
+    fit = len(ring) - start
+    if len(rows) <= fit:
+        ring[start : start + len(rows)] = rows
+    else:
+        ring[start:], ring[: len(rows) - fit] = rows[:fit], rows[fit:]
 
 
 def _memory() -> int:

@@ -158,6 +158,13 @@ def test_same_seed_same_agent_whatever_the_global_stream(config):
     assert all(not torch.equal(weights[name], others[name]) for name in weights)
 
 
+def test_a_step_is_a_transition_and_a_filler_none(agent, rollouts):
+    for rollout in rollouts:
+        agent.learn(rollout)
+    assert sum((~rollout.valid).sum().item() for rollout in rollouts) > 0
+    assert agent.state_dict()["step"] == sum(rollout.valid.sum().item() for rollout in rollouts)
+
+
 def test_the_network_rests_in_eval_mode(agent, rollouts):
     assert not any(module.training for module in agent.network.modules())
     agent.learn(rollouts[0])

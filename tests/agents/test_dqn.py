@@ -304,5 +304,5 @@ def test_actions_must_be_discrete_and_as_many_as_the_network_values():
         build(spec=box)
     agent = build()
     config = agent.config
-    with pytest.raises(ValueError, match=r"^the network has 7 actions, but env\.id=Test-v0 has 2$"):
+    with pytest.raises(ValueError, match=r"^the network gives 7 values, but env\.id=Test-v0 has 2 actions$"):
         config.build(agent.network, replace(SPEC, num_actions=2), B, Seeds(0), torch.device("cpu"))

@@ -93,6 +93,7 @@ def test_initial_state_is_one_row_an_environment_and_its_own(encoder):
     state = encoder.initial_state(B)
     assert isinstance(state, tuple)
     assert all(part.shape[0] == B for part in state)
+    assert len({part.data_ptr() for part in state}) == len(state)
     for part in state:
         part.fill_(1.0)
     assert not any(part.any() for part in encoder.initial_state(B))
