@@ -122,9 +122,6 @@ class DQN(Agent):
         optimizer = torch.optim.Adam(learnt, eps=config.adam_epsilon, fused=True)
         self._update = GradientStep(self._loss, network, optimizer, config.max_gradient_norm)
 
-    def initial_state(self, num_envs: int) -> State:
-        return self.network.initial_state(num_envs)
-
     def notes(self) -> list[str]:
         replay = self.replay
         return [f"replay {replay.nbytes / 1e6:,.1f} MB for {replay.num_rows * replay.num_envs:,} transitions"]

@@ -93,9 +93,6 @@ class Reinforce(Agent):
         optimizer = torch.optim.Adam(learnt, eps=config.adam_epsilon, fused=True)
         self._update = GradientStep(self._loss, network, optimizer, config.max_gradient_norm)
 
-    def initial_state(self, num_envs: int) -> State:
-        return self.network.initial_state(num_envs)
-
     @torch.no_grad()
     def act(self, observation: Tensor, state: State, is_first: Tensor, *, explore: bool) -> Step:
         output, state = self.network(observation.unsqueeze(0), state, is_first.unsqueeze(0))

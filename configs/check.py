@@ -81,7 +81,7 @@ def _explain(model: type[Config], tree: Tree, path: FieldPath, alternatives: Seq
     value = _at(tree, path)
     raised = details.get("ctx", {}).get("error")
     if raised is not None:
-        return f"{name}: {raised}" if name else str(raised)
+        return f"{name}: {raised}" if name and not str(raised).startswith(f"{name}.") else str(raised)
     match details["type"]:
         case "extra_forbidden":
             rule = f"unknown field{_meant_field(model, tree, path)}"

@@ -19,9 +19,12 @@ class Agent(Protocol):
 
     network: Network[Any]
     spec: EnvSpec
+    step: int  # environment steps learnt from
     rollout_rows: int | None  # rows of the rollouts it learns from; None for one whole episode of each environment
 
-    def initial_state(self, num_envs: int) -> State: ...
+    def initial_state(self, num_envs: int) -> State:
+        """Recurrent state before an episode."""
+        return self.network.initial_state(num_envs)
 
     def act(self, observation: Tensor, state: State, is_first: Tensor, *, explore: bool) -> Step: ...
 

@@ -104,6 +104,11 @@ class GymnasiumEnvs:
                     pipe.close()
             self._envs.closed = True
 
+    def __del__(self) -> None:
+        # gymnasium's own would ask with SIGTERM, and wait out the workers' grace.
+        if isinstance(getattr(self, "_envs", None), AsyncVectorEnv):
+            self.close()
+
     def state_dict(self) -> dict[str, Any]:
         with self._answering():
             addresses: tuple[Address, ...] = self._envs.get_attr("address")

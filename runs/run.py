@@ -151,6 +151,7 @@ def _load(run_dir: str | Path, objects: Objects) -> tuple[RunConfig, Agent, int]
         warnings.warn(f"passed over: {problem}", stacklevel=3)
     with fitting(loaded):
         load_weights("network", agent.network, loaded.state["learner"]["network"])
+    agent.step = loaded.step  # what schedules go by, if it is asked to explore
     return config, agent, loaded.step
 
 

@@ -1,6 +1,7 @@
 """The replay against a plain list that keeps every transition by its address."""
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from graftwork.engine import ReplayBuffer, Rollout, Sample, StateDict, replay
 
@@ -257,6 +259,43 @@ class TestState:
             (state if part is None else state[part])["extra"] = 3
             with pytest.raises(ValueError, match=r"unexpected \['extra'\]"):
                 buffer(5, 2).load_state_dict(state)
+
+
+class TestSpeed:
+    """What would make a GPU wait for the CPU: a value read, or a result whose size depends on values."""
+
+    @pytest.fixture
+    def reads(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+        """The names of such calls."""
+        found: list[str] = []
+
+        class Watch(TorchDispatchMode):
+            def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+                by_mask = func.__name__ in ("index.Tensor", "index_put_.default") and any(
+                    part is not None and part.dtype == torch.bool for part in args[1]
+                )
+                if by_mask or func.__name__ in ("_local_scalar_dense.default", "nonzero.default"):
+                    found.append(func.__name__)
+                return func(*args, **(kwargs or {}))
+
+        for name in ("tolist", "cpu", "numpy"):
+            original = getattr(Tensor, name)
+            monkeypatch.setattr(Tensor, name, lambda x, name=name, f=original: found.append(name) or f(x))
+        with Watch():
+            yield found
+
+    @pytest.mark.parametrize("rollout_rows", [None, 3], ids=["transitions", "with a state"])
+    def test_adding_waits_once_and_drawing_never(self, rollout_rows: int | None, reads: list[str]) -> None:
+        tape, kept = Tape(18, 3, seed=0), buffer(7, 3, rollout_rows=rollout_rows)
+        for start in range(0, 18, 3):
+            rollout = tape.rollout(start, 3, state=rollout_rows is not None)
+            reads.clear()
+            kept.add(rollout)
+            assert reads == ["tolist"]
+        reads.clear()
+        for length in (1, 3):
+            kept.sample(20, length)
+        assert reads == []
 
 
 class TestMemory:

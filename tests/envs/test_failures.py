@@ -172,13 +172,22 @@ def test_workers_survive_what_asks_the_trainer_to_stop(walk: Make, open_envs: Op
 def test_workers_do_not_outlive_a_trainer_that_was_told_to_end(
     walk: Make, open_envs: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gymnasium_envs, "GRACE", 1)
+    limit = gymnasium_envs.GRACE + 5
+    monkeypatch.setattr(gymnasium_envs, "GRACE", 1)  # in workers that are forked
     envs = open_envs(walk, asynchronous=True)
-    with within(5):
+    with within(limit):
         for worker in workers(envs):
             worker.terminate()
         for worker in workers(envs):
             worker.join()
+
+
+def test_workers_go_at_once_when_their_environments_are_forgotten(walk: Make) -> None:
+    envs = GymnasiumEnvs(walk, 3, 0, asynchronous=True)
+    processes = workers(envs)
+    with within(5):
+        del envs
+    assert not any(process.is_alive() for process in processes)
 
 
 def test_making_environments_leaves_this_process_its_signals(walk: Make, open_envs: Open) -> None:
