@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 STEPS, PERIOD, EPISODES, SOLVED = 50_000, 2_500, 10, 475.0
+SIDES = {"zoo": "graftwork, zoo settings", "preset": "graftwork, preset", "sb3": "SB3"}
 ROWS = (
     ("steps_per_second", "steps/s with learning", "higher"),
     ("train_seconds", "seconds to train 50,000 steps", "lower"),
@@ -91,7 +92,12 @@ def ours(clock: Clock, seed: int, preset: str) -> None:
     session.evaluate = timed
     overrides = ["threads=1", f"steps={STEPS}", f"evaluation.period={PERIOD}", f"evaluation.episodes={EPISODES}"]
     if preset == "zoo":  # the same as SB3's side to the last number
-        overrides += ["agent.learning_rate=2.3e-3", "agent.double=false", "agent.target_period=10"]
+        overrides += [
+            "agent.learning_rate=2.3e-3",
+            "agent.double=false",
+            "agent.target_period=10",
+            "agent.discount=0.99",
+        ]
         overrides += ["agent.epsilon={kind: linear, start: 1.0, end: 0.04, steps: 8000}", "agent.train_period=256"]
         overrides += ["agent.updates=128", "agent.batch_size=64", "agent.learning_starts=1000", "agent.loss=huber"]
         overrides += ["agent.encoder={kind: mlp, hidden: [256, 256]}", "agent.max_gradient_norm=10"]
@@ -155,12 +161,11 @@ def median(rows: list[dict[str, float | None]], key: str) -> float | None:
 
 
 def table(sides: dict[str, list[dict[str, float | None]]]) -> str:
-    names = {"zoo": "graftwork, zoo settings", "preset": "graftwork, preset", "sb3": "SB3"}
-    lines = ["| median of runs | " + " | ".join(names[side] for side in sides) + " | zoo settings against SB3 |"]
+    lines = ["| median of runs | " + " | ".join(SIDES[side] for side in sides) + " | zoo settings against SB3 |"]
     lines.append("|---" * (len(sides) + 2) + "|")
     for key, label, better in ROWS:
         values = {side: median(rows, key) for side, rows in sides.items()}
-        ours_, base = values["zoo"], values["sb3"]
+        ours_, base = values.get("zoo"), values.get("sb3")
         ratio = "" if not ours_ or not base else f"{ours_ / base if better == 'higher' else base / ours_:.2f}x"
         cells = ["-" if value is None else f"{value:,.1f}" for value in values.values()]
         lines.append(f"| {label} | " + " | ".join(cells) + f" | {ratio} |")
@@ -170,8 +175,9 @@ def table(sides: dict[str, list[dict[str, float | None]]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=5, help="counted runs of each side; seeds 0, 1, ...")
+    parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
     parser.add_argument("--json", type=Path, help="file for every run's figures")
-    parser.add_argument("--side", choices=["zoo", "preset", "sb3"], help=argparse.SUPPRESS)
+    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--started", type=float, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -183,7 +189,7 @@ def main() -> None:
             ours(clock, arguments.seed, arguments.side)
         print(json.dumps(clock.report()))
         return
-    sides: dict[str, list[dict[str, float | None]]] = {"zoo": [], "preset": [], "sb3": []}
+    sides: dict[str, list[dict[str, float | None]]] = {side: [] for side in arguments.sides}
     for side in sides:
         run_side(side, 1000)
     for seed in range(arguments.runs):
