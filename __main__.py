@@ -7,16 +7,16 @@ import shlex
 import shutil
 import signal
 import sys
-import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
+
+from .training.interrupt import Stopped, raise_on_signal
 
 if TYPE_CHECKING:
     from .runs import Run
@@ -43,12 +43,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Otherwise one line on stderr says why: 2 for bad input, 1 where an environment or the disk failed, 130 after SIGINT
     and 143 after SIGTERM. What no one foresaw keeps its traceback.
     """
-    with _stop_signals(), _one_line_warnings():
+    with raise_on_signal(), _one_line_warnings():
         status = _run(sys.argv[1:] if arguments is None else arguments)
     try:
         print(end="", flush=True)
-    except BrokenPipeError:
+    except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the flush at exit fails again, aloud
+        if not isinstance(error, BrokenPipeError):  # a reader that has read enough
+            status = status or _fail(f"standard output: {error.strerror}", 1)
     return status
 
 
@@ -180,7 +182,7 @@ def _run(arguments: Sequence[str]) -> int:
     except _USAGE_ERROR as error:
         return _fail(_usage(error), 2)
     except KeyboardInterrupt as error:
-        return _fail("interrupted", 128 + (error.number if isinstance(error, _Stopped) else signal.SIGINT))
+        return _fail("interrupted", 128 + (error.number if isinstance(error, Stopped) else signal.SIGINT))
     except ValueError as error:
         return _fail(str(error), 1 if isinstance(error.__cause__, OSError) else 2)
     except BrokenPipeError:
@@ -216,34 +218,6 @@ def _say(text: str) -> None:
     with suppress(OSError):  # a terminal that was closed since; 2>&- closes it from the start
         if sys.stderr is not None:
             print("graftwork:", " ".join(text.split()), file=sys.stderr, flush=True)
-
-
-class _Stopped(KeyboardInterrupt):
-    """SIGINT or SIGTERM, where there is nothing to save."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__()
-        self.number = number
-
-
-@contextmanager
-def _stop_signals() -> Iterator[None]:
-    """SIGINT and SIGTERM raise _Stopped, wherever training does not take them as a wish to save and end."""
-    owner = os.getpid()
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        if os.getpid() == owner:
-            raise _Stopped(number)
-        if number == signal.SIGTERM:  # A forked environment; Ctrl-C, which reaches it too, is its owner's affair.
-            os._exit(128 + number)
-
-    is_main = threading.current_thread() is threading.main_thread()  # no other may set handlers
-    previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM) if is_main}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 @contextmanager

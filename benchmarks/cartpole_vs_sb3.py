@@ -155,8 +155,7 @@ def run_side(side: str, seed: int) -> dict[str, float | None]:
 
 def median(rows: list[dict[str, float | None]], key: str) -> float | None:
     """None unless more than half the runs have a value; a run without one counts as the slowest."""
-    values = sorted(float("inf") if row[key] is None else row[key] for row in rows)  # type: ignore[type-var]
-    middle = statistics.median(values)
+    middle = statistics.median(float("inf") if (value := row[key]) is None else value for row in rows)
     return None if middle == float("inf") else middle
 
 

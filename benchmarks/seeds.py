@@ -1,7 +1,7 @@
 """Train a preset on many seeds and say how each ends: the source of every learning claim in docs/results.md.
 
     python benchmarks/seeds.py dqn/cartpole --seeds 0-9 --threshold 475
-    python benchmarks/seeds.py dqn/cartpole-memory --seeds 0-9 --name cartpole-memory-mlp 'agent.encoder.kind=mlp'
+    python benchmarks/seeds.py dqn/cartpole-memory --name control agent.{encoder.kind=mlp,sequence_length=1,burn_in=0}
 
 One process a seed, on one thread, `--jobs` of them side by side. Each seed is judged by the greedy mean of 100 fresh
 episodes with the weights of its last step, never of its best one. A run that was cut short is resumed, one that is
@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--name", help="of the table and the runs (default: the preset's)")
     parser.add_argument("--runs", type=Path, default=Path("runs/seeds"), help="where the run directories go")
     parser.add_argument("--out", type=Path, default=ROOT / "docs/results", help="where the CSV goes")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()  # overrides may come after options
     name = arguments.name or arguments.preset.replace("/", "-")
 
     def one(seed: int) -> dict[str, object]:

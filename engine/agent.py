@@ -2,19 +2,20 @@
 
 from typing import Any, Protocol
 
+import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from ..envs.contract import EnvSpec
-from ..networks import Network
+from ..networks import Network, State
 from .collector import Step
 from .gradient_step import Metrics
-from .rollout import Rollout, State
-from .stateful import StateDict
+from .rollout import Rollout
+from .stateful import Stateful
 
 
-class Agent(Protocol):
+class Agent(Stateful, Protocol):
     """Acts on observations and learns from rollouts."""
 
     network: Network[Any]
@@ -29,10 +30,6 @@ class Agent(Protocol):
     def act(self, observation: Tensor, state: State, is_first: Tensor, *, explore: bool) -> Step: ...
 
     def learn(self, batch: Rollout) -> Metrics: ...
-
-    def state_dict(self) -> StateDict: ...
-
-    def load_state_dict(self, state: StateDict) -> None: ...
 
     def notes(self) -> list[str]:
         """What a user should know before a run begins, a line each."""
@@ -67,7 +64,12 @@ class Player:
         """Action for the observation [*obs] -> [], or for each of a batch [B, *obs] -> [B]."""
         spec = self._agent.spec
         device = next(self._agent.network.parameters()).device
-        batch = torch.as_tensor(observation, dtype=spec.observation_dtype, device=device)
+        try:
+            if not isinstance(observation, Tensor):
+                observation = np.asarray(observation, order="C")  # a flipped image is a view that torch refuses
+            batch = torch.as_tensor(observation, dtype=spec.observation_dtype, device=device)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"observation is no array of numbers: {error}") from error
         is_single = batch.ndim == len(spec.observation_shape)
         if is_single:
             batch = batch.unsqueeze(0)
@@ -75,6 +77,8 @@ class Player:
             raise ValueError(f"observation has shape {tuple(batch.shape)}, expected [B, *{spec.observation_shape}]")
         begins = self._state is None
         state = self._agent.initial_state(len(batch)) if self._state is None else self._state
+        if state and len(state[0]) != len(batch):
+            raise ValueError(f"{len(batch)} observations, but {len(state[0])} at the step before; reset() begins anew")
         is_first = torch.full((len(batch),), begins, device=device)
         step = self._agent.act(batch, state, is_first, explore=not self._deterministic)
         self._state = step.state

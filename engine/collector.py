@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from ..envs.contract import EnvStep, Episode, VectorEnv
-from .rollout import Rollout, State
+from ..networks.encoder import State
+from .rollout import Rollout
 from .stateful import StateDict, expect_keys
 
 

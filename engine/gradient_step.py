@@ -86,7 +86,7 @@ class GradientStep(Generic[NetworkT, Batch]):
         # A fused optimizer divides by grad_scale and skips the step where found_inf is 1, both float32, without a
         # synchronisation; torch's own gradient scaler sets the same two attributes.
         scale = None if self._max_norm is None else (norm / self._max_norm).clamp(min=1.0).float()
-        setattr(self._optimizer, "grad_scale", scale)  # noqa: B010
+        setattr(self._optimizer, "grad_scale", scale)  # noqa: B010 (a type checker knows neither)
         setattr(self._optimizer, "found_inf", (loss + norm).isfinite().logical_not().float())  # noqa: B010
         for parameter, gradient in zip(self._parameters.values(), gradients, strict=True):
             parameter.grad = gradient

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .rollout import Rollout, State
+from ..networks.encoder import State
+from .rollout import Rollout
 from .stateful import StateDict, expect_keys
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-State = tuple[Tensor, ...]
+from ..networks.encoder import State
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,7 @@ class AddressedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         self._actions: list[Any] = []
         self._observation: Any = None
         self._shape = env.observation_space.shape
+        self._dtype: Any = env.observation_space.dtype
         self.restore_to: Address | None = None
 
     @property
@@ -107,6 +108,10 @@ class AddressedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         # A vector env broadcasts a wrong shape in silence.
         if np.shape(observation) != self._shape:
             raise ValueError(f"observation has shape {np.shape(observation)}, its space says {self._shape}")
+        # An asynchronous one casts in silence, fractions to 0 where its space has integers.
+        dtype = getattr(observation, "dtype", None)
+        if dtype != self._dtype and not np.can_cast(np.asarray(observation).dtype, self._dtype, "same_kind"):
+            raise ValueError(f"observation is of type {np.asarray(observation).dtype}, its space says {self._dtype}")
 
     def _failure(self, error: Exception) -> EnvironmentFailure:
         # Text only: an exception that cannot be pickled hangs a gymnasium AsyncVectorEnv for ever.

@@ -26,11 +26,13 @@ TRAINING, EVALUATION, FRESH = 0, 1, 2
 """Streams of episodes; no two share a seed."""
 
 STEP_TIMEOUT = 300.0  # seconds that an asynchronous environment may take for one step or reset
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
+
 GRACE = 10  # seconds that a worker outlives SIGTERM, for a trainer that saves before it ends
 
 
 class NonFiniteEnvError(ValueError):
-    """An environment gave a NaN or infinite observation or reward."""
+    """An environment gave an observation or reward that is NaN, infinite, or so in float32."""
 
 
 class GymnasiumEnvs:
@@ -74,7 +76,9 @@ class GymnasiumEnvs:
         observation = self._reset({"begin": episode})
         self._ended[:] = False
         self._statistics.begin()
-        return self._first_row(observation, np.ones(self.num_envs, np.bool_))
+        reward, never = np.zeros(self.num_envs), np.zeros(self.num_envs, np.bool_)
+        self._check_finite(observation, reward)
+        return self._row(observation, reward, never, never, ~never)
 
     def step(self, action: Tensor) -> EnvStep:
         actions = action.cpu().numpy()
@@ -139,11 +143,6 @@ class GymnasiumEnvs:
                 stacklevel=2,
             )
 
-    def _first_row(self, observation: npt.NDArray[Any], is_first: npt.NDArray[np.bool_]) -> EnvStep:
-        nothing = np.zeros(self.num_envs)
-        self._check_finite(observation, nothing)
-        return self._row(observation, nothing, nothing > 0, nothing > 0, is_first)
-
     def _row(
         self,
         observation: npt.NDArray[Any],
@@ -165,11 +164,11 @@ class GymnasiumEnvs:
         return converted
 
     def _check_finite(self, observation: npt.NDArray[Any], reward: npt.NDArray[np.float64]) -> None:
-        if self._float and not np.isfinite(observation).all():
-            env, *entry = np.argwhere(~np.isfinite(observation))[0].tolist()
+        if self._float and not (finite := _finite(observation)).all():
+            env, *entry = np.argwhere(~finite)[0].tolist()
             raise NonFiniteEnvError(f"observation of env {env} is {observation[env, *entry]} at entry {entry}")
-        if not np.isfinite(reward).all():
-            env = int(np.flatnonzero(~np.isfinite(reward))[0])
+        if not (finite := _finite(reward)).all():
+            env = int(np.flatnonzero(~finite)[0])
             raise NonFiniteEnvError(f"reward of env {env} is {reward[env]}")
 
     def _reset(self, options: dict[str, Any]) -> Any:
@@ -206,6 +205,13 @@ class GymnasiumEnvs:
                 if process.sentinel in ended
             ]
             raise EnvironmentFailure(f"the process of {', '.join(dead)} of {self.spec.id} died") from error
+
+
+def _finite(values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """Which are finite as float32, which every row becomes."""
+    is_wide = values.dtype == np.float64
+    finite: npt.NDArray[np.bool_] = np.abs(values) <= _FLOAT32_MAX if is_wide else np.isfinite(values)
+    return finite
 
 
 def _addressed(

@@ -54,7 +54,7 @@ def make_env() -> gymnasium.Env[Observation, np.int64]:
 
 def main() -> None:
     without_memory = ("agent.encoder.kind=mlp", "agent.sequence_length=1", "agent.burn_in=0")
-    for name, overrides in (("lstm", ()), ("mlp", without_memory)):
+    for name, overrides in (("lstm", ("agent.encoder.inner.scale=null",)), ("mlp", without_memory)):
         run = gw.train(
             "dqn/cartpole-memory",
             "steps=20_000",

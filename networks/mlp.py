@@ -18,9 +18,7 @@ class MLPConfig(Config):
     kind: Literal["mlp"] = "mlp"
     hidden: tuple[Annotated[int, Field(gt=0)], ...] = Field(default=(64, 64), min_length=1)  # units of each layer
     activation: Activation = "relu"
-    scale: tuple[float, ...] | None = (
-        None  # of each observation entry, which is multiplied by it; None leaves it as it is
-    )
+    scale: tuple[float, ...] | None = None  # factor of each observation entry; None leaves them as they are
 
     def build(self, observation_shape: Sequence[int]) -> "MLP":
         return MLP(observation_shape, self.hidden, self.activation, self.scale)

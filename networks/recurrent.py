@@ -107,8 +107,9 @@ class Recurrent(Encoder):
         return features, tuple(torch.stack(parts, 1) for parts in zip(*last, strict=True))
 
     def _layer(self, layer: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        get = self.get_parameter
-        return tuple(get(f"{name}_l{layer}") for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"))  # type: ignore[return-value]
+        """Its weight_ih, weight_hh, bias_ih, bias_hh."""
+        get, of = self.get_parameter, f"l{layer}"
+        return get(f"weight_ih_{of}"), get(f"weight_hh_{of}"), get(f"bias_ih_{of}"), get(f"bias_hh_{of}")
 
     def _flat_weights(self) -> list[Tensor]:
         return [weight for layer in range(self.num_layers) for weight in self._layer(layer)]

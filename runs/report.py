@@ -63,9 +63,7 @@ class Record:
     def summary(self) -> dict[str, str | int | float]:
         """Plain values: which run, and its newest evaluation."""
         newest = {name: self.evaluations[-1][name] for name in ("step", "mean", "std", "episodes")}
-        return {
-            "run_dir": str(self.run_dir), "env": self.task, "agent": self.agent, "seed": self.config.seed, **newest
-        }  # fmt: skip
+        return {"run_dir": str(self.run_dir), "env": self.task, "agent": self.agent, "seed": self.config.seed, **newest}
 
 
 @dataclass(frozen=True)
@@ -90,7 +88,10 @@ class Group:
 
 def read_runs(run_dirs: Sequence[str | Path]) -> list[Record]:
     """The records of runs, each once; ValueError names a directory that is no run, or has no evaluation yet."""
-    return [_read_run(path) for path in dict.fromkeys(Path(run_dir) for run_dir in run_dirs)]
+    paths: dict[Path, Path] = {}
+    for path in map(Path, run_dirs):
+        paths.setdefault(path.resolve(), path)
+    return [_read_run(path) for path in paths.values()]
 
 
 def draw(records: Sequence[Record], path: Path) -> None:

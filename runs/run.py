@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ..configs import load as load_tree
 from ..configs import override, presets, validate
 from ..engine import Agent, load_weights
@@ -67,6 +69,7 @@ def resume(
     """
     objects = Objects(env, wrapper, encoder, network)
     directory, config = _recorded(run_dir, overrides, objects)
+    _refuse_another_run(_recorded(run_dir, (), objects)[1], config)
     config = config.model_copy(update={"objects": objects.names})
     with RunLock(directory):
         try:
@@ -140,6 +143,8 @@ def evaluate(
 def _load(run_dir: str | Path, objects: Objects) -> tuple[RunConfig, Agent, int]:
     """Config, agent and step of the newest good checkpoint."""
     directory, config = _recorded(run_dir, (), objects)
+    if config.device.startswith("cuda") and not torch.cuda.is_available():
+        config = config.model_copy(update={"device": "cpu"})  # trained on another machine; to act needs no GPU
     loaded = checkpoint.load_newest(directory / CHECKPOINTS)
     # For its spaces alone.
     envs = build_envs(config, objects, num_envs=1, stream=FRESH, autoreset=False, asynchronous=False)
@@ -186,6 +191,13 @@ def _recorded(run_dir: str | Path, overrides: Sequence[str], objects: Objects) -
     if missing:
         raise ValueError(f"{directory} was built with its own {', '.join(missing)}: pass {missing[0]}=... again")
     return directory, config
+
+
+def _refuse_another_run(recorded: RunConfig, wanted: RunConfig) -> None:
+    """Raise ValueError for an override under which the files would tell of a run that never was."""
+    for name in ("seed", "run_dir", "objects"):
+        if getattr(wanted, name) != getattr(recorded, name):
+            raise ValueError(f"{name}={getattr(wanted, name)}: a run keeps its {name}, {getattr(recorded, name)}")
 
 
 _BEFORE_CONFIG = {".lock", ".lock_held", f".{CONFIG}.tmp"}  # what a run killed before it wrote its config leaves

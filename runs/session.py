@@ -40,7 +40,7 @@ class Run:
 
 
 class Session:
-    """Everything a run needs, built without writing anything; close it, or enter it, to end the environments."""
+    """Everything a run needs, built without writing anything; leaving it ends the environments."""
 
     def __init__(self, config: RunConfig, objects: Objects, *, quiet: bool) -> None:
         if config.tracker == "tensorboard" and find_spec("tensorboard") is None:

@@ -108,6 +108,7 @@ def checkpoints(run_dir: Path) -> list[Path]:
         (["dqn/cartpole", "agent.kind=dqm"], "agent.kind=dqm: must be one of 'dqn', 'reinforce'; did you mean dqn"),
         (["dqn/cartpole", "seed"], "seed: an override is field=value"),
         (["dqn/cartpole", "seed=one"], "seed=one: must be an integer"),
+        (["dqn/cartpole", "threads=100000"], "threads=100000: must be less than or equal to 1024"),
         (["dqn/cartpole", "seed=true"], "seed=true: must be an integer"),
         (["dqn/cartpole", "seed=3.5"], "seed=3.5: must be an integer"),
         (["dqn/cartpole", "seed=-1"], "seed=-1: must be greater than or equal to 0"),
@@ -208,6 +209,13 @@ def test_run_in_use_is_left_alone(run, capsys):
 )
 def test_wrong_override_of_a_run_is_named(field, line, run, capsys):
     assert refused(capsys, "resume", "run", field).startswith(line)
+
+
+@pytest.mark.parametrize("field", ["seed=5", "run_dir=other", "objects=[env]"])
+def test_run_does_not_become_another(field, run, capsys):
+    name = field.partition("=")[0]
+    line = refused(capsys, "resume", "run", field)
+    assert re.search(rf"^{name}=.*: a run keeps its {name}, |its own env: pass env=", line)
 
 
 @pytest.mark.parametrize(

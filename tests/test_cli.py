@@ -119,6 +119,18 @@ def test_reader_that_leaves_early_is_no_error(arguments, unbuffered):
     assert (run.returncode, run.stderr) == (0, "")
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a file that is always full")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_output_that_cannot_be_written_is_one_line(unbuffered):
+    command = [sys.executable, "-m", "graftwork", "list"]
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    with open("/dev/full", "w") as full:
+        run = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, env=environment, timeout=120)
+    assert run.returncode == 1
+    assert run.stderr.startswith("graftwork: ")
+    assert run.stderr.count("\n") == 1
+
+
 # What becomes of an exception.
 
 

@@ -110,7 +110,7 @@ def load(path: Path) -> Loaded:
     try:
         # Cloned: safetensors may hand out views of the mapped file, and a live tensor must not depend on it.
         with safe_open(path / _STATE, framework="pt") as file:
-            tensors: dict[str, Tensor] = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+            tensors: dict[str, Tensor] = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (it is no mapping)
         state = join(content["tree"], tensors)
         if tensors or not isinstance(state, dict):
             raise ValueError(f"{_META} has no place for {sorted(tensors)[:1] or 'a state'}")

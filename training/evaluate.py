@@ -41,10 +41,8 @@ class Interrupted(Exception):
     """The caller's `stop` said so; nothing was concluded."""
 
 
-def evaluate(
-    agent: Agent, env: VectorEnv, episodes: int, *, explore: bool = False, stop: Callable[[], bool] = lambda: False
-) -> Evaluation:
-    """Returns of the first `episodes` episode addresses of `env`, which rests between episodes (autoreset=False).
+def evaluate(agent: Agent, env: VectorEnv, episodes: int, *, stop: Callable[[], bool] = lambda: False) -> Evaluation:
+    """Greedy returns of the first `episodes` addresses of `env`, which rests between episodes (autoreset=False).
 
     Always the same episodes, so two agents are compared on equal terms. The environments that a round needs are picked
     by index before it begins, never by who finishes first. Raises Interrupted soon after `stop()` turns true.
@@ -62,7 +60,7 @@ def evaluate(
         while not resting[:wanted].all():
             if stop():
                 raise Interrupted
-            step = agent.act(row.observation, state, row.is_first, explore=explore)
+            step = agent.act(row.observation, state, row.is_first, explore=False)
             state = step.state
             row = env.step(step.action)
             total += row.reward

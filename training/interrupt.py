@@ -1,7 +1,10 @@
-"""SIGINT and SIGTERM as a wish to stop after the current update."""
+"""SIGINT and SIGTERM: a wish to stop after the current update, or an exception where there is nothing to save."""
 
+import os
 import signal
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Self
 
@@ -18,21 +21,56 @@ class StopRequest:
         return self.signal is not None
 
     def __enter__(self) -> Self:
-        # Only the main thread may set handlers; elsewhere stopping is up to the caller.
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._previous[number] = signal.signal(number, self._note)
+        self._previous = _set_handlers(self._note)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        for number, handler in self._previous.items():
-            # None stands for a handler that was not set from Python; nothing can set it again.
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        _restore_handlers(self._previous)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.signal is None:
             self.signal = number
         elif number == signal.SIGINT:
             raise KeyboardInterrupt
+
+
+class Stopped(KeyboardInterrupt):
+    """SIGINT or SIGTERM, where there is nothing to save."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+
+@contextmanager
+def raise_on_signal() -> Iterator[None]:
+    """SIGINT and SIGTERM raise Stopped, wherever no StopRequest inside takes them as a wish."""
+    owner = os.getpid()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if os.getpid() == owner:
+            raise Stopped(number)
+        if number == signal.SIGTERM:  # A forked environment; Ctrl-C, which reaches it too, is its owner's affair.
+            os._exit(128 + number)
+
+    previous = _set_handlers(stop)
+    try:
+        yield
+    finally:
+        _restore_handlers(previous)
+
+
+def _set_handlers(handler: Callable[[int, FrameType | None], None]) -> "dict[int, signal._HANDLER]":
+    """The handlers before."""
+    # Only the main thread may set handlers; elsewhere stopping is up to the caller.
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    return {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+
+
+def _restore_handlers(previous: "dict[int, signal._HANDLER]") -> None:
+    for number, handler in previous.items():
+        # None stands for a handler that was not set from Python; nothing can set it again.
+        signal.signal(number, signal.SIG_DFL if handler is None else handler)

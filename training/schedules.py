@@ -8,13 +8,12 @@ from pydantic import AfterValidator, BeforeValidator, Discriminator, Field
 
 from ..configs.config import Config
 
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0)]
 
 
 class Constant(Config):
     kind: Literal["constant"] = "constant"
-    value: Finite
+    value: float
 
     def at(self, step: int) -> float:
         return self.value
@@ -24,8 +23,8 @@ class Linear(Config):
     """From `start` to `end` over the first `steps` environment steps, `end` from then on."""
 
     kind: Literal["linear"] = "linear"
-    start: Finite
-    end: Finite
+    start: float
+    end: float
     steps: Annotated[int, Field(gt=0)]
 
     def at(self, step: int) -> float:

@@ -7,7 +7,7 @@ from typing import Generic, Protocol, TypeVar
 
 from torch import Tensor
 
-from ..engine.stateful import StateDict, expect_keys
+from ..engine.stateful import StateDict, Stateful, expect_keys
 from ..envs.contract import Episode
 from .evaluate import Evaluation, Interrupted
 from .interrupt import StopRequest
@@ -22,7 +22,7 @@ Batch = TypeVar("Batch")
 _PARTS = {"learner", "source", "trackers", "loop"}
 
 
-class Source(Protocol[BatchOut]):
+class Source(Stateful, Protocol[BatchOut]):
     """Where batches come from: a Collector, or a data set."""
 
     num_steps: int  # environment steps, or samples, handed out so far
@@ -31,19 +31,11 @@ class Source(Protocol[BatchOut]):
 
     def finished(self) -> list[Episode]: ...
 
-    def state_dict(self) -> StateDict: ...
 
-    def load_state_dict(self, state: StateDict) -> None: ...
-
-
-class Learner(Protocol[BatchIn]):
+class Learner(Stateful, Protocol[BatchIn]):
     """What learns from batches; metrics stay on the device until they are logged."""
 
     def learn(self, batch: BatchIn) -> Mapping[str, Tensor]: ...
-
-    def state_dict(self) -> StateDict: ...
-
-    def load_state_dict(self, state: StateDict) -> None: ...
 
 
 @dataclass(frozen=True)

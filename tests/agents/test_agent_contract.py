@@ -239,8 +239,12 @@ def test_predict_takes_and_gives_arrays_but_not_where_memory_is_needed(agent, en
         assert one.dtype == np.int64
         assert one == action
     assert {int(agent.predict(batch[0], deterministic=False)) for _ in range(50)} == {0, 1}
+    assert (agent.predict(batch[::-1]) == actions[::-1]).all()  # a view that torch by itself refuses
     with pytest.raises(ValueError, match=r"observation has shape \(1, 3\)"):
         agent.predict(np.zeros(3))
+    for nonsense in ({"a": 1.0}, None, "left", [[1.0, 2.0, 3.0, 4.0], [1.0]]):
+        with pytest.raises(ValueError, match=r"^observation "):
+            agent.predict(nonsense)
 
 
 def test_predict_speaks_of_actions_as_the_environment_numbers_them(config, encoder):
@@ -258,6 +262,9 @@ def test_a_player_carries_the_state_until_reset(agent):
         step = agent.act(torch.from_numpy(episode[t]), state, is_first, explore=False)
         state = step.state
         assert (step.action.numpy() == actions[t]).all()
+    if state:
+        with pytest.raises(ValueError, match=rf"^{B - 1} observations, but {B} at the step before"):
+            play(episode[0][1:])
     play.reset()
     assert (np.stack([play(observation) for observation in episode]) == actions).all()
 

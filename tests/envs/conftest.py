@@ -25,7 +25,9 @@ cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 Observation: TypeAlias = npt.NDArray[np.float32]
 Make: TypeAlias = Callable[[], gymnasium.Env[Any, Any]]
-Fault: TypeAlias = Literal["raise", "unpicklable", "nan", "inf reward", "no reward", "shape", "die", "hang"]
+Fault: TypeAlias = Literal[
+    "raise", "unpicklable", "nan", "inf reward", "huge reward", "no reward", "shape", "text", "die", "hang"
+]
 
 
 class Walk(gymnasium.Env[Observation, np.int64]):
@@ -89,6 +91,10 @@ class Broken(Walk):
                 observation[1] = np.nan
             case "inf reward":
                 return observation, float("inf")
+            case "huge reward":
+                return observation, -1e300
+            case "text":
+                return np.array(["a", "b"]), reward  # type: ignore[return-value]
             case "no reward":
                 return observation, None  # type: ignore[return-value]
             case "shape":

@@ -56,6 +56,7 @@ def workers(envs: GymnasiumEnvs) -> list[multiprocessing.process.BaseProcess]:
         ("raise", "RuntimeError: out of fuel"),
         ("unpicklable", "Unpicklable: no way"),
         ("shape", "ValueError: observation has shape (1,), its space says (2,)"),
+        ("text", "ValueError: observation is of type <U1, its space says float32"),
     ],
 )
 @pytest.mark.parametrize("step", [0, 4], ids=["reset", "step"])
@@ -84,6 +85,7 @@ def test_a_reward_that_is_no_number_is_named(broken: Callable[..., Make], open_e
         ("nan", 0, r"^observation of env 1 is nan at entry \[1\]$"),
         ("nan", 4, r"^observation of env 1 is nan at entry \[1\]$"),
         ("inf reward", 4, r"^reward of env 1 is inf$"),
+        ("huge reward", 4, r"^reward of env 1 is -1e\+300$"),  # infinite as float32
     ],
 )
 def test_a_value_that_is_not_finite_names_its_env(

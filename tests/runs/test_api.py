@@ -191,6 +191,14 @@ def test_loading_takes_no_memory_for_the_replay(trained):
     assert all(rows.is_meta for rows in replay._rows.values())
 
 
+def test_run_of_a_machine_with_a_gpu_is_loaded_without_one(trained, tmp_path):
+    shutil.copytree(trained.run_dir, tmp_path / "run")
+    config = tmp_path / "run" / "config.yaml"
+    config.write_text(config.read_text().replace("device: cpu", "device: cuda"))
+    assert same_weights(gw.load(tmp_path / "run").network.cpu(), trained.agent.network)
+    assert gw.evaluate(tmp_path / "run", episodes=2)[0] == gw.evaluate(trained.run_dir, episodes=2)[0]
+
+
 def test_loading_changes_no_file(trained):
     before = files(trained.run_dir, times=True)
     gw.load(trained.run_dir)

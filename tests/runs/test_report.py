@@ -80,7 +80,7 @@ def test_seeds_of_one_config_share_a_line_of_their_mean_in_a_band_of_their_range
 
 def test_configs_that_differ_have_lines_that_say_by_what(tmp_path, monkeypatch):
     runs = [
-        make_run(tmp_path / "a", evaluations={100: [1.0], 200: [2.0]}),
+        make_run(tmp_path / "a", "agent.discount=0.99", evaluations={100: [1.0], 200: [2.0]}),
         make_run(tmp_path / "b", "agent.discount=0.9", evaluations={100: [3.0], 200: [4.0]}),
         make_run(tmp_path / "c", "agent.discount=0.9", "seed=1", evaluations={100: [5.0], 200: [6.0]}),
         make_run(tmp_path / "d", "agent={kind: reinforce}", evaluations={100: [7.0], 200: [8.0]}),
@@ -217,9 +217,11 @@ def test_drawing_leaves_pyplot_alone(tmp_path, monkeypatch):
     assert "matplotlib.pyplot" not in sys.modules
 
 
-def test_run_named_twice_counts_once(tmp_path):
-    run = make_run(tmp_path / "a", evaluations={100: [1.0]})
-    assert len(read_runs([run, str(run), f"{run}/"])) == 1
+def test_run_named_twice_counts_once(tmp_path, monkeypatch):
+    run, other = (make_run(tmp_path / name, evaluations={100: [1.0]}) for name in ("b", "a"))
+    monkeypatch.chdir(tmp_path)
+    records = read_runs(["b", run, str(run), f"{run}/", other, Path("a/../b")])
+    assert [str(record.run_dir) for record in records] == ["b", str(other)]
 
 
 def test_summary_is_the_newest_evaluation(tmp_path):

@@ -121,13 +121,6 @@ def test_greedy_play_disturbs_neither_exploration_nor_weights(config):
     assert not player.network.training
 
 
-def test_exploring_play_draws_from_the_agents_generator():
-    player = agent(ReinforceConfig())
-    generator = player.state_dict()["generator"].clone()
-    evaluate(player, envs(3), 5, explore=True)
-    assert not torch.equal(player.state_dict()["generator"], generator)
-
-
 def test_a_memory_begins_each_episode_anew():
     player = agent(ReinforceConfig(encoder=LSTMConfig(hidden_size=8)))
     with torch.no_grad():
