@@ -4,22 +4,35 @@ Recurrence needs no second algorithm: a feed-forward network learns from sequenc
 """
 
 from copy import deepcopy
-from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
 from ..configs.config import Config
-from ..engine import Agent, GradientStep, Metrics, ReplayBuffer, Rollout, StateDict, Step, expect_keys, load_weights
+from ..engine import (
+    Adam,
+    Agent,
+    GradientStep,
+    Metrics,
+    ReplayBuffer,
+    Rollout,
+    StateDict,
+    Step,
+    expect_keys,
+    load_weights,
+)
+from ..engine.exploration import EpsilonGreedy
 from ..envs import EnvSpec
-from ..losses import double_q_learning, huber, masked_mean, q_learning, squared
+from ..losses import double_q_learning, huber, q_learning, squared
 from ..networks import Encoder, EncoderConfig, MLPConfig, Network, QHead, State, initialise, mode
 from ..training.schedules import Constant, Linear, Probability, Rate, crossed
 from ..training.seeding import Seeds
 
 Positive = Annotated[int, Field(gt=0)]
+
+_CACHED_ROWS = 512
 
 
 class DQNConfig(Config):
@@ -88,13 +101,20 @@ class DQNConfig(Config):
         return DQN(network, replay, self, spec, seeds.generator("exploration", device))
 
 
-@dataclass(frozen=True)
-class Batch:
-    """What one update learns from: L rows of N sequences, and the target network's view of them."""
+class Batch(NamedTuple):
+    """What one update learns from: N sequences of L rows, and what of their loss the online network has no part in.
 
-    rollout: Rollout  # [L(+1), N]
-    weight: Tensor  # [N]
-    next_q: Tensor  # [L - burn_in, N, A] the target network's values of each learnt row's successor
+    The first rows, of number burn_in, only warm up the recurrent state; the others are learnt.
+    """
+
+    observation: Tensor  # [L (+1, the successor, if double), N, *obs]
+    is_first: Tensor  # as observation
+    state: State  # before row 0, each [N, ...]
+    action: Tensor  # [learnt, N]
+    reward: Tensor  # [learnt, N]
+    discount: Tensor  # [learnt, N] of the successor
+    weight: Tensor  # [learnt, N] in the loss
+    next_q: Tensor  # [learnt, N, A] the target network's values of the successor
 
 
 class DQN(Agent):
@@ -115,11 +135,10 @@ class DQN(Agent):
         self.target.eval()
         self.rollout_rows = config.rollout_rows
         self.step = 0  # environment steps learnt from
-        self._acted = 0  # steps acted since
         self._generator = generator
-        self._num_actions = spec.discrete("dqn")
+        self._explore = EpsilonGreedy(spec.discrete("dqn"), config.epsilon.at, config.train_period, generator)
         learnt = [parameter for parameter in network.parameters() if parameter.requires_grad]
-        optimizer = torch.optim.Adam(learnt, eps=config.adam_epsilon, fused=True)
+        optimizer = Adam(learnt, config.adam_epsilon)
         self._update = GradientStep(self._loss, network, optimizer, config.max_gradient_norm)
 
     def notes(self) -> list[str]:
@@ -128,21 +147,16 @@ class DQN(Agent):
 
     @torch.no_grad()
     def act(self, observation: Tensor, state: State, is_first: Tensor, *, explore: bool) -> Step:
-        q, state = self.network(observation.unsqueeze(0), state, is_first.unsqueeze(0))
-        action = q[0].argmax(-1)
-        if explore:
-            epsilon = self.config.epsilon.at(self.step + self._acted)
-            self._acted += len(action)
-            coin = torch.rand(action.shape, generator=self._generator, device=action.device)
-            other = torch.randint(self._num_actions, action.shape, generator=self._generator, device=action.device)
-            action = torch.where(coin < epsilon, other, action)
-        return Step(action, state)
+        q, state = self.network.step(observation, state, is_first)
+        action = q.argmax(-1)
+        return Step(self._explore(action) if explore else action, state)
 
     def learn(self, batch: Rollout) -> Metrics:
         """Store the rollout, then update as often as the config says; no metrics before `learning_starts`."""
         config = self.config
         self.replay.add(batch)
-        before, self.step, self._acted = self.step, self.step + int(batch.valid.sum()), 0
+        before, self.step = self.step, self.step + int(batch.valid.sum())
+        self._explore.begin(self.step)
         if self.step < config.learning_starts or self.replay.num_sequences(config.sequence_length) == 0:
             return {}
         learning_rate = config.learning_rate.at(self.step)
@@ -159,26 +173,32 @@ class DQN(Agent):
 
     @torch.no_grad()
     def _batches(self, count: int) -> list[Batch]:
+        """One draw for all batches; what the online network has no part in is computed for all of them at once."""
         size, burn_in = self.config.batch_size, self.config.burn_in
         sample = self.replay.sample(count * size, self.config.sequence_length)
-        next_q = _q(self.target, sample.rollout, slice(burn_in + 1, None))
-        columns = zip(sample.rollout.split(size), sample.weight.chunk(count), next_q.chunk(count, 1), strict=True)
-        return [Batch(*column) for column in columns]
-
-    def _loss(self, network: Network[Tensor], batch: Batch) -> tuple[Tensor, Metrics]:
-        rollout, learnt = batch.rollout, slice(self.config.burn_in, None)
+        rollout, learnt = sample.rollout, slice(burn_in, None)
         # Termination ends the sum, truncation does not: its successor is the true final observation.
         discount = self.config.discount * rollout.terminated[learnt].logical_not()
-        action, reward = rollout.action[learnt], rollout.reward[learnt]
+        valid = rollout.valid[learnt].unflatten(1, (count, size))
+        mean = valid / valid.sum((0, 2), keepdim=True).clamp(min=1)  # of each batch
+        # A CPU takes half the time for columns few enough that their activations fit into its cache.
+        part = max(_CACHED_ROWS // rollout.num_rows, 1) if rollout.reward.is_cpu else count * size
+        next_q = torch.cat([_q(self.target, *columns, burn_in + 1) for columns in _split(rollout, part, None)], 1)
+        others = (rollout.action[learnt], rollout.reward[learnt], discount, mean.flatten(1) * sample.weight, next_q)
+        inputs = _split(rollout, size, None if self.config.double else -1)
+        outputs = zip(*(other.split(size, 1) for other in others), strict=True)
+        return [Batch(*columns, *more) for columns, more in zip(inputs, outputs, strict=True)]
+
+    def _loss(self, network: Network[Tensor], batch: Batch) -> tuple[Tensor, Metrics]:
+        q = _q(network, batch.observation, batch.is_first, batch.state, self.config.burn_in)
         if self.config.double:
-            q = _q(network, rollout, learnt)
-            td_error = double_q_learning(q[:-1], action, reward, discount, batch.next_q, q[1:].detach())
+            td_error = double_q_learning(
+                q[:-1], batch.action, batch.reward, batch.discount, batch.next_q, q[1:].detach()
+            )
         else:
-            q = _q(network, rollout, slice(self.config.burn_in, -1))
-            td_error = q_learning(q, action, reward, discount, batch.next_q)
+            td_error = q_learning(q, batch.action, batch.reward, batch.discount, batch.next_q)
         error = huber(td_error) if self.config.loss == "huber" else squared(td_error)
-        loss = masked_mean(error * batch.weight, rollout.valid[learnt])
-        return loss, {"q": q.detach().mean(), "td_error": td_error.detach().abs().mean()}
+        return (error * batch.weight).sum(), {"q": q.detach(), "td_error": td_error.detach().abs()}
 
     @torch.no_grad()
     def _move_target(self, rate: float) -> None:
@@ -204,20 +224,29 @@ class DQN(Agent):
         self._update.load_state_dict(state["optimizer"])
         self.replay.load_state_dict(state["replay"])
         self._generator.set_state(state["generator"])
-        self.step, self._acted = state["step"], 0
+        self.step = state["step"]
+        self._explore.begin(self.step)
 
 
-def _q(network: Network[Tensor], rollout: Rollout, rows: slice) -> Tensor:
-    """Action values of the given rows, [rows, N, A]; a recurrent network first burns in on the rows before them.
+def _q(network: Network[Tensor], observation: Tensor, is_first: Tensor, state: State, start: int) -> Tensor:
+    """Action values of the rows from `start` on, [rows, N, A]; a recurrent network first burns in on those before.
 
     Each network burns in with its own weights from the stored state (Kapturowski et al. 2019, section 3).
     """
-    state = rollout.state
-    if state and rows.start:
-        with torch.no_grad():
-            _, state = network(rollout.observation[: rows.start], state, rollout.is_first[: rows.start])
-    q: Tensor = network(rollout.observation[rows], state, rollout.is_first[rows])[0]
+    if start:
+        if state:
+            with torch.no_grad():
+                _, state = network(observation[:start], state, is_first[:start])
+        observation, is_first = observation[start:], is_first[start:]
+    q: Tensor = network(observation, state, is_first)[0]
     return q
+
+
+def _split(rollout: Rollout, size: int, end: int | None) -> list[tuple[Tensor, Tensor, State]]:
+    """Observation, is_first and state, rows up to `end`, in parts of `size` columns."""
+    observation, is_first = rollout.observation[:end].split(size, 1), rollout.is_first[:end].split(size, 1)
+    states = list(zip(*(part.split(size) for part in rollout.state), strict=True)) or [()] * len(observation)
+    return list(zip(observation, is_first, states, strict=True))
 
 
 def _check_parts(network: Network[Tensor], replay: ReplayBuffer, config: DQNConfig, spec: EnvSpec) -> None:

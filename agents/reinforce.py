@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ..configs.config import Config
-from ..engine import Agent, GradientStep, Metrics, Rollout, StateDict, Step, expect_keys, load_weights
+from ..engine import Adam, Agent, GradientStep, Metrics, Rollout, StateDict, Step, expect_keys, load_weights
 from ..envs import EnvSpec
 from ..losses import entropy, masked_mean, policy_gradient, reward_to_go, squared
 from ..networks import (
@@ -90,15 +90,15 @@ class Reinforce(Agent):
         self.step = 0  # environment steps learnt from
         self._generator = generator
         learnt = [parameter for parameter in network.parameters() if parameter.requires_grad]
-        optimizer = torch.optim.Adam(learnt, eps=config.adam_epsilon, fused=True)
+        optimizer = Adam(learnt, config.adam_epsilon)
         self._update = GradientStep(self._loss, network, optimizer, config.max_gradient_norm)
 
     @torch.no_grad()
     def act(self, observation: Tensor, state: State, is_first: Tensor, *, explore: bool) -> Step:
-        output, state = self.network(observation.unsqueeze(0), state, is_first.unsqueeze(0))
+        output, state = self.network.step(observation, state, is_first)
         policy = output.policy
         action = policy.sample(self._generator) if explore else policy.mode()
-        return Step(action[0], state, policy.log_prob(action)[0] if explore else None)
+        return Step(action, state, policy.log_prob(action) if explore else None)
 
     def learn(self, batch: Rollout) -> Metrics:
         self.step += int(batch.valid.sum())

@@ -1,5 +1,6 @@
 """The replay/rollout engine: rollouts, their collection and replay, and the gradient step."""
 
+from .adam import Adam
 from .agent import Agent, Player
 from .collector import Actor, Collector, Step
 from .gradient_step import GradientStep, Metrics, NonFiniteError
@@ -9,6 +10,7 @@ from .stateful import StateDict, Stateful, expect_keys, load_weights
 
 __all__ = [
     "Actor",
+    "Adam",
     "Agent",
     "Collector",
     "GradientStep",

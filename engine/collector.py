@@ -1,7 +1,6 @@
 """Turns an agent and a vector of environments into rollouts."""
 
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -12,8 +11,7 @@ from .rollout import Rollout
 from .stateful import StateDict, expect_keys
 
 
-@dataclass(frozen=True)
-class Step:
+class Step(NamedTuple):
     """What an agent does with one row of observations."""
 
     action: Tensor  # [B]

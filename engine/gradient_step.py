@@ -40,7 +40,7 @@ class GradientStep(Generic[NetworkT, Batch]):
         self._parameters = {name: p for name, p in network.named_parameters() if id(p) in owned}
 
     def __call__(self, batches: Iterable[Batch], learning_rate: float | None = None) -> Metrics:
-        """One update a batch, in order; the metrics' means over them. learning_rate: None leaves it as it is.
+        """One update a batch, in order; means of the metrics' entries over all. learning_rate: None leaves it as it is.
 
         A batch whose loss or gradient is not finite changes nothing; NonFiniteError, after the last batch, names the
         first such tensor.
@@ -49,18 +49,21 @@ class GradientStep(Generic[NetworkT, Batch]):
             for group in self._optimizer.param_groups:
                 group["lr"] = learning_rate
         history: list[Metrics] = []
-        norms: list[Tensor] = []
+        norms: list[Tensor] = []  # of each parameter's gradient
         parameters = list(self._parameters.values())
         for batch in batches:
             loss, metrics = self._loss(self._network, batch)
-            norms.append(self._apply(loss.detach(), torch.autograd.grad(loss, parameters)))
-            history.append({"loss": loss.detach(), **metrics})
+            gradients = torch.autograd.grad(loss, parameters)
+            loss = loss.detach()
+            norms.append(torch.stack(torch._foreach_norm(gradients)))
+            norm = torch.linalg.vector_norm(norms[-1])
+            self._apply(gradients, norm, loss + norm)
+            history.append({"loss": loss, **metrics, "gradient_norm": norm})
         for parameter in parameters:
             parameter.grad = None
-        means = {name: torch.stack([metrics[name] for metrics in history]).mean() for name in history[0]}
-        means["gradient_norm"] = torch.stack([norm[-1] for norm in norms]).mean()
+        means = {name: torch.cat([metrics[name].flatten() for metrics in history]).mean() for name in history[0]}
         if not (means["loss"] + means["gradient_norm"]).isfinite():  # the one synchronisation of a call
-            raise NonFiniteError(self._culprit(history, torch.stack(norms)))
+            raise NonFiniteError(self._culprit(history, norms))
         return means
 
     def state_dict(self) -> StateDict:
@@ -79,25 +82,22 @@ class GradientStep(Generic[NetworkT, Batch]):
                 key: value.to(parameter.device, copy=True) for key, value in entries.items()
             }
 
-    def _apply(self, loss: Tensor, gradients: tuple[Tensor, ...]) -> Tensor:
-        """One optimizer step; norms of each gradient and, last, of all: [P + 1]."""
-        each = torch.stack(torch._foreach_norm(gradients))
-        norm = torch.linalg.vector_norm(each)
+    def _apply(self, gradients: tuple[Tensor, ...], norm: Tensor, total: Tensor) -> None:
+        """One optimizer step, unless `total` is not finite."""
         # A fused optimizer divides by grad_scale and skips the step where found_inf is 1, both float32, without a
         # synchronisation; torch's own gradient scaler sets the same two attributes.
         scale = None if self._max_norm is None else (norm / self._max_norm).clamp(min=1.0).float()
         setattr(self._optimizer, "grad_scale", scale)  # noqa: B010 (a type checker knows neither)
-        setattr(self._optimizer, "found_inf", (loss + norm).isfinite().logical_not().float())  # noqa: B010
+        # x - x is NaN where x is not finite; isfinite would take five kernels.
+        setattr(self._optimizer, "found_inf", (total - total).isnan().float())  # noqa: B010
         for parameter, gradient in zip(self._parameters.values(), gradients, strict=True):
             parameter.grad = gradient
         self._optimizer.step()
-        return torch.cat((each, norm.view(1)))
 
-    def _culprit(self, history: list[Metrics], norms: Tensor) -> str:
-        losses = torch.stack([metrics["loss"] for metrics in history])
-        update = int((losses + norms[:, -1]).isfinite().logical_not().nonzero()[0])
+    def _culprit(self, history: list[Metrics], norms: list[Tensor]) -> str:
+        update = next(i for i, m in enumerate(history) if not (m["loss"] + m["gradient_norm"]).isfinite())
         for name, value in history[update].items():
-            if not value.isfinite():
-                return f"{name} is {value.item()}; the last finite weights are kept"
-        parameter = int(norms[update, :-1].isfinite().logical_not().int().argmax())
+            if name != "gradient_norm" and not value.mean().isfinite():
+                return f"{name} is {value.mean().item()}; the last finite weights are kept"
+        parameter = int(norms[update].isfinite().logical_not().int().argmax())
         return f"gradient of {list(self._parameters)[parameter]} is not finite; the last finite weights are kept"

@@ -39,22 +39,3 @@ class Rollout:
     def batch_size(self) -> int:
         """B."""
         return self.action.shape[1]
-
-    def split(self, size: int) -> "list[Rollout]":
-        """Consecutive parts of `size` columns each."""
-        if size == self.batch_size:
-            return [self]
-        log_prob = self.log_prob
-        return [
-            Rollout(
-                observation=self.observation[:, columns],
-                is_first=self.is_first[:, columns],
-                action=self.action[:, columns],
-                log_prob=None if log_prob is None else log_prob[:, columns],
-                reward=self.reward[:, columns],
-                terminated=self.terminated[:, columns],
-                truncated=self.truncated[:, columns],
-                state=tuple(part[columns] for part in self.state),
-            )
-            for columns in (slice(start, start + size) for start in range(0, self.batch_size, size))
-        ]

@@ -6,7 +6,7 @@ transition exactly if row t + 1 is not first, and no separate final observation 
 """
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -32,8 +32,7 @@ class EnvSpec:
         return self.num_actions
 
 
-@dataclass(frozen=True)
-class EnvStep:
+class EnvStep(NamedTuple):
     """One row of every environment. B environments."""
 
     observation: Tensor  # [B, *obs]

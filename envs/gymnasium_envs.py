@@ -14,13 +14,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from gymnasium.spaces import Box, Discrete
-from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 from torch import Tensor
 
 from .address import Address, AddressedEnv, AnyEnv, EnvironmentFailure
 from .contract import EnvSpec, EnvStep, Episode, one_line
 from .make import flat
 from .statistics import EpisodeStatistics
+from .sync_envs import SyncEnvs
 
 TRAINING, EVALUATION, FRESH = 0, 1, 2
 """Streams of episodes; no two share a seed."""
@@ -57,15 +58,14 @@ class GymnasiumEnvs:
         self.device = torch.device(device)
         self._autoreset = autoreset
         makers = [partial(_addressed, make, seed, stream, i, autoreset, os.getpid()) for i in range(num_envs)]
-        mode = AutoresetMode.NEXT_STEP
-        self._envs: SyncVectorEnv | AsyncVectorEnv
+        self._envs: SyncEnvs | AsyncVectorEnv
         if asynchronous:
             try:
-                self._envs = AsyncVectorEnv(makers, autoreset_mode=mode, copy=False)
+                self._envs = AsyncVectorEnv(makers, autoreset_mode=AutoresetMode.NEXT_STEP, copy=False)
             except (EOFError, ConnectionError) as error:  # the worker has printed why
                 raise EnvironmentFailure("an environment could be made in this process, but not in its own") from error
         else:
-            self._envs = SyncVectorEnv(makers, autoreset_mode=mode, copy=False)
+            self._envs = SyncEnvs(makers)
         self.spec = _spec(self._envs)
         self._float = self.spec.observation_dtype == torch.float32
         self._ended = np.ones(num_envs, np.bool_)
@@ -96,7 +96,7 @@ class GymnasiumEnvs:
         return self._statistics.finished()
 
     def close(self) -> None:
-        if isinstance(self._envs, SyncVectorEnv):
+        if isinstance(self._envs, SyncEnvs):
             self._envs.close()
         elif not self._envs.closed:
             # Killed, not asked: a worker that hangs or is dead would block or break gymnasium's own close.
@@ -152,35 +152,37 @@ class GymnasiumEnvs:
         is_first: npt.NDArray[np.bool_],
     ) -> EnvStep:
         arrays = (self._converted(observation), reward.astype(np.float32), terminated, truncated, is_first)
-        tensors = [torch.from_numpy(array) for array in arrays]
-        self._observation = tensors[0]
+        row = EnvStep(*map(torch.from_numpy, arrays))
+        self._observation = row.observation
         if self.device.type != "cpu":
-            tensors = [tensor.to(self.device, non_blocking=True) for tensor in tensors]
-        return EnvStep(*tensors)
+            row = EnvStep(*(tensor.to(self.device, non_blocking=True) for tensor in row))
+        return row
 
     def _converted(self, observation: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """A copy (the vector env reuses its buffer), uint8 or float32."""
-        converted: npt.NDArray[Any] = observation.astype(np.float32 if self._float else np.uint8)
+        """uint8 or float32, and a copy where the vector env reuses its buffer."""
+        dtype, reuses = np.float32 if self._float else np.uint8, isinstance(self._envs, AsyncVectorEnv)
+        converted: npt.NDArray[Any] = observation.astype(dtype, copy=reuses)
         return converted
 
     def _check_finite(self, observation: npt.NDArray[Any], reward: npt.NDArray[np.float64]) -> None:
-        if self._float and not (finite := _finite(observation)).all():
+        # Counting is a fifth of what `all` takes.
+        if self._float and np.count_nonzero(finite := _finite(observation)) < finite.size:
             env, *entry = np.argwhere(~finite)[0].tolist()
             raise NonFiniteEnvError(f"observation of env {env} is {observation[env, *entry]} at entry {entry}")
-        if not (finite := _finite(reward)).all():
+        if np.count_nonzero(finite := _finite(reward)) < finite.size:
             env = int(np.flatnonzero(~finite)[0])
             raise NonFiniteEnvError(f"reward of env {env} is {reward[env]}")
 
     def _reset(self, options: dict[str, Any]) -> Any:
-        if isinstance(self._envs, SyncVectorEnv):
-            return self._envs.reset(options=options)[0]
+        if isinstance(self._envs, SyncEnvs):
+            return self._envs.reset(options)
         with self._answering():
             self._envs.reset_async(options=options)
             return self._envs.reset_wait(timeout=STEP_TIMEOUT)[0]
 
     def _step(self, actions: npt.NDArray[Any]) -> tuple[Any, Any, Any, Any]:
-        if isinstance(self._envs, SyncVectorEnv):
-            return self._envs.step(actions)[:4]
+        if isinstance(self._envs, SyncEnvs):
+            return self._envs.step(actions)
         with self._answering():
             self._envs.step_async(actions)
             return self._envs.step_wait(timeout=STEP_TIMEOUT)[:4]
@@ -225,7 +227,7 @@ def _addressed(
     return AddressedEnv(flat(make()), seed, stream, env_index, autoreset)
 
 
-def _spec(envs: SyncVectorEnv | AsyncVectorEnv) -> EnvSpec:
+def _spec(envs: SyncEnvs | AsyncVectorEnv) -> EnvSpec:
     observation, action = envs.single_observation_space, envs.single_action_space
     assert isinstance(observation, Box)
     assert observation.shape is not None

@@ -27,8 +27,9 @@ class EpisodeStatistics:
         """One row, each [B]; rows that begin an episode count for nothing."""
         self._return += reward
         self._length += 1
-        self._return[is_first], self._length[is_first] = 0.0, 0
-        if done.any():
+        if np.count_nonzero(is_first):
+            self._return[is_first], self._length[is_first] = 0.0, 0
+        if np.count_nonzero(done):
             for i in done.nonzero()[0]:
                 self._finished.append(Episode(float(self._return[i]), int(self._length[i])))
                 self._return[i], self._length[i] = 0.0, 0

@@ -31,6 +31,13 @@ class Encoder(nn.Module):
         features = self.encode(observation.flatten(0, 1))
         return features.view(time, batch, self.out_features), state
 
+    def step(self, observation: Tensor, state: State, is_first: Tensor) -> tuple[Tensor, State]:
+        """`forward` of one row: [B, *obs], state, [B] -> [B, F], state."""
+        if type(self).forward is Encoder.forward:  # it writes `encode`: spare what puts rows together
+            return self.encode(observation), state
+        features, state = self(observation.unsqueeze(0), state, is_first.unsqueeze(0))
+        return features[0], state
+
     def encode(self, observation: Tensor) -> Tensor:
         """Features of independent observations: [N, *obs] -> [N, F]."""
         raise NotImplementedError(f"{type(self).__name__} defines neither encode nor forward")

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ..configs.config import Config
-from .blocks import ACTIVATIONS, Activation
+from .blocks import ACTIVATIONS, Activation, Chain
 from .encoder import Encoder
 
 
@@ -50,10 +50,10 @@ class MLP(Encoder):
         layers: list[nn.Module] = []
         for fan_in, fan_out in pairwise(widths):
             layers += [nn.Linear(fan_in, fan_out), ACTIVATIONS[activation]()]
-        self.layers = nn.Sequential(*layers)
+        self.layers = Chain(*layers)
         self.out_features = widths[-1]
 
     def encode(self, observation: Tensor) -> Tensor:
-        inputs = observation.unsqueeze(-1).flatten(1).float()
+        inputs = (observation.flatten(1) if observation.ndim > 1 else observation.unsqueeze(1)).float()
         features: Tensor = self.layers(inputs if self.scale is None else inputs * self.scale)
         return features

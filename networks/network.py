@@ -26,6 +26,11 @@ class Network(nn.Module, Generic[Output]):
         features, state = self.encoder(observation, state, is_first)
         return self.head(features), state
 
+    def step(self, observation: Tensor, state: State, is_first: Tensor) -> tuple[Output, State]:
+        """`forward` of one row, which acting is made of: [B, *obs], state, [B] -> output over [B], state."""
+        features, state = self.encoder.step(observation, state, is_first)
+        return self.head(features), state
+
     @torch.no_grad()
     def probe(self, observation_shape: Sequence[int], dtype: torch.dtype) -> Output:
         """The head's output for one observation of zeros, [1, 1, ...]; ValueError if the network does not take it."""

@@ -170,13 +170,20 @@ def test_a_soft_target_moves_by_its_rate_after_the_update_and_takes_buffers_over
                 assert torch.equal(value, online[name]), name
 
 
+PER_COLUMN = ("observation", "is_first", "action", "reward", "terminated", "truncated")
+
+
 @pytest.mark.parametrize("target_rate", [1.0, 0.25])
 def test_a_burst_equals_its_batches_one_by_one(experience, monkeypatch, target_rate):
     burst, single = (build(updates=updates, target_rate=target_rate, double=True) for updates in (3, 1))
     for agent in (burst, single):
         agent.target.load_state_dict(build(seed=1).network.state_dict())
     rollout = experience(1, 3 * N)
-    samples = [Sample(each, each.reward.new_ones(N), torch.arange(N)) for each in rollout.split(N)]
+    parts = zip(*(getattr(rollout, name).split(N, 1) for name in PER_COLUMN), strict=True)
+    samples = [
+        Sample(replace(rollout, **dict(zip(PER_COLUMN, part, strict=True))), torch.ones(N), torch.arange(N))
+        for part in parts
+    ]
     whole = Sample(rollout, rollout.reward.new_ones(3 * N), torch.arange(3 * N))
     queue = list(samples)
     serve(burst, monkeypatch, lambda batch_size: whole if batch_size == 3 * N else queue.pop(0))

@@ -119,6 +119,14 @@ def test_a_sequence_equals_single_steps(encoder, shape, is_first):
     same(state, after)
 
 
+def test_step_is_forward_of_one_row(encoder, shape):
+    observation, state, is_first = normal(B, *shape), some_state(encoder), some_firsts()[1]
+    features, after = encoder.step(observation, state, is_first)
+    expected, expected_after = encoder(observation.unsqueeze(0), state, is_first.unsqueeze(0))
+    exactly(features, expected[0])
+    exactly(after, expected_after)
+
+
 def test_no_resets_said_or_shown_is_the_same(encoder, shape):
     observation, state = normal(T, B, *shape), some_state(encoder)
     same(encoder(observation, state, torch.zeros(T, B, dtype=torch.bool)), encoder(observation, state, None))

@@ -20,6 +20,16 @@ def test_output_is_the_heads_over_the_encoders_features():
     torch.testing.assert_close(network_after, after, rtol=0, atol=0)
 
 
+def test_step_is_forward_of_one_row():
+    network = Network(LSTM(MLP((F,), (9,)), 11), QHead(11, A))
+    observation, state = torch.randn(B, F), tuple(torch.randn(B, 1, 11) for _ in range(2))
+    is_first = torch.tensor([False, True, False, True, False])
+    q, after = network.step(observation, state, is_first)
+    expected, expected_after = network(observation.unsqueeze(0), state, is_first.unsqueeze(0))
+    assert torch.equal(q, expected[0])
+    torch.testing.assert_close(after, expected_after, rtol=0, atol=0)
+
+
 def test_initial_state_is_the_encoders():
     assert Network(MLP((F,)), QHead(64, A)).initial_state(B) == ()
     assert [part.shape for part in Network(GRU(MLP((F,)), 11), QHead(11, A)).initial_state(B)] == [(B, 1, 11)]

@@ -1,0 +1,52 @@
+import pytest
+import torch
+from torch import Tensor
+
+from graftwork.engine import Adam
+
+SHAPES = [(5, 3), (5,), ()]
+
+
+def parameters() -> list[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(shape, generator=generator) for shape in SHAPES]
+
+
+def steps(optimizer: torch.optim.Optimizer, tensors: list[Tensor], count: int = 20) -> None:
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(count):
+        for tensor in tensors:
+            tensor.grad = torch.randn(tensor.shape, generator=generator)
+        optimizer.step()
+
+
+@pytest.mark.parametrize("epsilon", [1e-8, 1e-2])
+def test_equals_torchs_bit_for_bit(epsilon: float) -> None:
+    ours, theirs = parameters(), parameters()
+    one, other = Adam(ours, epsilon), torch.optim.Adam(theirs, eps=epsilon, fused=True)
+    for optimizer, tensors in ((one, ours), (other, theirs)):
+        optimizer.param_groups[0]["lr"] = 0.03
+        steps(optimizer, tensors)
+    for a, b in zip(ours, theirs, strict=True):
+        assert torch.equal(a, b)
+        assert one.state[a].keys() == other.state[b].keys()
+        assert all(torch.equal(one.state[a][key], other.state[b][key]) for key in one.state[a])
+
+
+def test_groups_have_learning_rates_of_their_own() -> None:
+    ours, theirs = parameters(), parameters()
+    for tensors, make in ((ours, Adam), (theirs, lambda groups: torch.optim.Adam(groups, fused=True))):
+        steps(make([{"params": tensors[:1], "lr": 0.5}, {"params": tensors[1:], "lr": 0.01}]), tensors)
+    assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+def test_divides_by_grad_scale_and_skips_where_found_inf_is_one() -> None:
+    ours, theirs = parameters(), parameters()
+    one, other = Adam(ours), torch.optim.Adam(theirs, fused=True)
+    for optimizer, tensors in ((one, ours), (other, theirs)):
+        for scale, failed in ((4.0, 0.0), (1.0, 1.0), (2.0, 0.0)):
+            optimizer.grad_scale, optimizer.found_inf = torch.tensor(scale), torch.tensor(failed)  # type: ignore[attr-defined]
+            steps(optimizer, tensors, 1)
+    for a, b in zip(ours, theirs, strict=True):
+        assert torch.equal(a, b)
+        assert one.state[a]["step"] == other.state[b]["step"] == 2

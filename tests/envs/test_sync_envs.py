@@ -1,0 +1,47 @@
+from functools import partial
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+
+from graftwork.envs.address import AddressedEnv
+from graftwork.envs.sync_envs import SyncEnvs
+
+
+def addressed(env_id: str, index: int, autoreset: bool = True) -> AddressedEnv:
+    return AddressedEnv(gymnasium.make(env_id, disable_env_checker=True), 0, 0, index, autoreset)
+
+
+@pytest.mark.parametrize("autoreset", [True, False])
+def test_rows_are_those_of_gymnasiums_own(autoreset: bool) -> None:
+    makers = [partial(addressed, "CartPole-v1", index, autoreset) for index in range(3)]
+    ours, theirs = SyncEnvs(makers), SyncVectorEnv(makers, autoreset_mode=AutoresetMode.NEXT_STEP)
+    begin: dict[str, Any] = {"begin": 4}
+    np.testing.assert_array_equal(ours.reset(begin), theirs.reset(options=begin)[0])
+    generator, ends = np.random.default_rng(0), 0
+    for _ in range(100):
+        actions = generator.integers(2, size=3)
+        mine, other = ours.step(actions), theirs.step(actions)[:4]
+        ends += int((mine[2] | mine[3]).sum())
+        for a, b in zip(mine, other, strict=True):
+            np.testing.assert_array_equal(a, b)
+            assert a.dtype == b.dtype
+    assert ends >= 3
+    theirs.close()
+
+
+def test_every_row_is_new_memory() -> None:
+    envs = SyncEnvs([partial(addressed, "CartPole-v1", 0)])
+    first = envs.reset({"begin": None})
+    before = first.copy()
+    second = envs.step(np.array([1]))[0]
+    assert not np.shares_memory(first, second)
+    np.testing.assert_array_equal(first, before)
+
+
+def test_environments_of_different_spaces_are_refused() -> None:
+    makers = [partial(addressed, env_id, 0) for env_id in ("CartPole-v1", "MountainCar-v0")]
+    with pytest.raises(ValueError, match=r"^environments must have one space, got Box\(.*\) and Box\(.*\)$"):
+        SyncEnvs(makers)
