@@ -166,10 +166,11 @@ class DQN(Agent):
                     self._move_target(1.0)
                 # The target stands still for the whole burst: one draw and one pass of it serve every update.
                 return self._update(self._batches(config.updates), learning_rate)
+            history: list[Metrics] = []
             for _ in range(config.updates):
-                metrics = self._update(self._batches(1), learning_rate)
+                history.append(self._update(self._batches(1), learning_rate))
                 self._move_target(config.target_rate)
-            return metrics
+            return {name: torch.stack([metrics[name] for metrics in history]).mean() for name in history[0]}
 
     @torch.no_grad()
     def _batches(self, count: int) -> list[Batch]:
@@ -179,14 +180,14 @@ class DQN(Agent):
         rollout, learnt = sample.rollout, slice(burn_in, None)
         # Termination ends the sum, truncation does not: its successor is the true final observation.
         discount = self.config.discount * rollout.terminated[learnt].logical_not()
-        valid = rollout.valid[learnt].unflatten(1, (count, size))
+        valid = rollout.valid[learnt].view(-1, count, size)
         mean = valid / valid.sum((0, 2), keepdim=True).clamp(min=1)  # of each batch
         # A CPU takes half the time for columns few enough that their activations fit into its cache.
         part = max(_CACHED_ROWS // rollout.num_rows, 1) if rollout.reward.is_cpu else count * size
         next_q = torch.cat([_q(self.target, *columns, burn_in + 1) for columns in _split(rollout, part, None)], 1)
         others = (rollout.action[learnt], rollout.reward[learnt], discount, mean.flatten(1) * sample.weight, next_q)
         inputs = _split(rollout, size, None if self.config.double else -1)
-        outputs = zip(*(other.split(size, 1) for other in others), strict=True)
+        outputs = zip(*(torch.split(other, size, 1) for other in others), strict=True)
         return [Batch(*columns, *more) for columns, more in zip(inputs, outputs, strict=True)]
 
     def _loss(self, network: Network[Tensor], batch: Batch) -> tuple[Tensor, Metrics]:
@@ -244,8 +245,8 @@ def _q(network: Network[Tensor], observation: Tensor, is_first: Tensor, state: S
 
 def _split(rollout: Rollout, size: int, end: int | None) -> list[tuple[Tensor, Tensor, State]]:
     """Observation, is_first and state, rows up to `end`, in parts of `size` columns."""
-    observation, is_first = rollout.observation[:end].split(size, 1), rollout.is_first[:end].split(size, 1)
-    states = list(zip(*(part.split(size) for part in rollout.state), strict=True)) or [()] * len(observation)
+    observation, is_first = (torch.split(x[:end], size, 1) for x in (rollout.observation, rollout.is_first))
+    states = list(zip(*(torch.split(part, size) for part in rollout.state), strict=True)) or [()] * len(observation)
     return list(zip(observation, is_first, states, strict=True))
 
 

@@ -3,7 +3,8 @@
 from .adam import Adam
 from .agent import Agent, Player
 from .collector import Actor, Collector, Step
-from .gradient_step import GradientStep, Metrics, NonFiniteError
+from .gradient_step import GradientStep, NonFiniteError
+from .gradients import Metrics
 from .replay import ReplayBuffer, Sample
 from .rollout import Rollout
 from .stateful import StateDict, Stateful, expect_keys, load_weights

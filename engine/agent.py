@@ -10,7 +10,7 @@ from torch import Tensor
 from ..envs.contract import EnvSpec
 from ..networks import Network, State
 from .collector import Step
-from .gradient_step import Metrics
+from .gradients import Metrics
 from .rollout import Rollout
 from .stateful import Stateful
 

@@ -27,8 +27,9 @@ class EpsilonGreedy:
 
     def __call__(self, action: Tensor) -> Tensor:
         """action: greedy, [B] -> [B]."""
-        row = next(self._rows, None) if len(action) == self._num_envs else None
-        explores, other = row or self._flip(len(action))
+        num_envs = action.shape[0]
+        row = next(self._rows, None) if num_envs == self._num_envs else None
+        explores, other = row or self._flip(num_envs)
         return torch.where(explores, other, action)
 
     def _flip(self, num_envs: int) -> tuple[Tensor, Tensor]:

@@ -1,16 +1,13 @@
 """How a loss becomes an update: the one place that calls backward and an optimizer."""
 
 from collections.abc import Callable, Iterable
-from typing import Generic, TypeAlias, TypeVar
+from typing import Generic
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from .gradients import Batch, Gradients, Metrics, NetworkT
 from .stateful import StateDict, expect_keys
-
-Metrics: TypeAlias = dict[str, Tensor]
-Batch = TypeVar("Batch")
-NetworkT = TypeVar("NetworkT", bound=nn.Module)
 
 
 class NonFiniteError(ValueError):
@@ -35,9 +32,10 @@ class GradientStep(Generic[NetworkT, Batch]):
         """optimizer: one of torch's with fused=True; max_norm: of the gradient over all its parameters, or no clip."""
         if not optimizer.defaults.get("fused"):
             raise ValueError(f"GradientStep needs a fused optimizer, got {type(optimizer).__name__} without fused=True")
-        self._loss, self._network, self._optimizer, self._max_norm = loss, network, optimizer, max_norm
+        self._optimizer, self._max_norm = optimizer, max_norm
         owned = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
         self._parameters = {name: p for name, p in network.named_parameters() if id(p) in owned}
+        self._gradients = Gradients(loss, network, self._parameters)
 
     def __call__(self, batches: Iterable[Batch], learning_rate: float | None = None) -> Metrics:
         """One update a batch, in order; means of the metrics' entries over all. learning_rate: None leaves it as it is.
@@ -50,16 +48,12 @@ class GradientStep(Generic[NetworkT, Batch]):
                 group["lr"] = learning_rate
         history: list[Metrics] = []
         norms: list[Tensor] = []  # of each parameter's gradient
-        parameters = list(self._parameters.values())
-        for batch in batches:
-            loss, metrics = self._loss(self._network, batch)
-            gradients = torch.autograd.grad(loss, parameters)
-            loss = loss.detach()
+        for loss, metrics, gradients in self._gradients(batches):
             norms.append(torch.stack(torch._foreach_norm(gradients)))
             norm = torch.linalg.vector_norm(norms[-1])
             self._apply(gradients, norm, loss + norm)
             history.append({"loss": loss, **metrics, "gradient_norm": norm})
-        for parameter in parameters:
+        for parameter in self._parameters.values():
             parameter.grad = None
         means = {name: torch.cat([metrics[name].flatten() for metrics in history]).mean() for name in history[0]}
         if not (means["loss"] + means["gradient_norm"]).isfinite():  # the one synchronisation of a call
@@ -82,7 +76,7 @@ class GradientStep(Generic[NetworkT, Batch]):
                 key: value.to(parameter.device, copy=True) for key, value in entries.items()
             }
 
-    def _apply(self, gradients: tuple[Tensor, ...], norm: Tensor, total: Tensor) -> None:
+    def _apply(self, gradients: list[Tensor], norm: Tensor, total: Tensor) -> None:
         """One optimizer step, unless `total` is not finite."""
         # A fused optimizer divides by grad_scale and skips the step where found_inf is 1, both float32, without a
         # synchronisation; torch's own gradient scaler sets the same two attributes.

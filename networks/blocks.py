@@ -29,9 +29,15 @@ class Chain(nn.Sequential):
 
     def forward(self, features: Tensor) -> Tensor:
         for part in self:
-            hooked = part._forward_hooks or part._forward_pre_hooks or part._backward_hooks or part._backward_pre_hooks
-            features = part(features) if hooked else part.forward(features)
+            features = part(features) if has_hooks(part) else part.forward(features)
         return features
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Calling the module does more than its `forward`."""
+    return bool(
+        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+    )
 
 
 @runtime_checkable

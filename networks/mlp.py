@@ -54,6 +54,8 @@ class MLP(Encoder):
         self.out_features = widths[-1]
 
     def encode(self, observation: Tensor) -> Tensor:
-        inputs = (observation.flatten(1) if observation.ndim > 1 else observation.unsqueeze(1)).float()
+        inputs = observation.float()
+        if inputs.ndim != 2:
+            inputs = inputs.unsqueeze(-1).flatten(1)
         features: Tensor = self.layers(inputs if self.scale is None else inputs * self.scale)
         return features

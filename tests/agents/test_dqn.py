@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from graftwork.agents import DQN, DQNConfig
-from graftwork.engine import Rollout, Sample
+from graftwork.engine import Rollout, Sample, gradients
 from graftwork.envs import EnvSpec
 from graftwork.networks import Encoder, LSTMConfig, MLPConfig
 from graftwork.training.schedules import Linear
@@ -195,6 +195,35 @@ def test_a_burst_equals_its_batches_one_by_one(experience, monkeypatch, target_r
         torch.testing.assert_close(
             getattr(burst, name).state_dict(), getattr(single, name).state_dict(), rtol=0, atol=1e-6
         )
+
+
+RECURRENT = {
+    "encoder": LSTMConfig(hidden_size=6, inner=MLPConfig(hidden=(4,))),
+    "sequence_length": 6,
+    "burn_in": 2,
+}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{}, {"double": False, "loss": "squared", "sequence_length": 2}, {"target_rate": 0.1}, RECURRENT],
+    ids=["mlp", "squared", "soft-target", "lstm"],
+)
+def test_recorded_updates_come_to_the_bits_of_eager_ones(experience, part, monkeypatch, fields):
+    learnt = []
+    for eager_first in (3, float("inf")):
+        monkeypatch.setattr(gradients, "_EAGER_FIRST", eager_first)
+        agent = build(**fields, updates=2, target_period=40)
+        rollout = experience(30 * T, B)
+        metrics = []
+        for call in range(30):
+            state = tuple(torch.full_like(each, call / 30) for each in agent.initial_state(B))
+            metrics.append(agent.learn(replace(part(rollout, call * T, T), state=state)))
+        recordings = agent._update._gradients._recordings.values()
+        assert all(recordings)
+        assert bool(recordings) == (eager_first == 3)
+        learnt.append((weights(agent.network), weights(agent.target), metrics))
+    torch.testing.assert_close(learnt[0], learnt[1], rtol=0, atol=0)
 
 
 def test_the_target_is_always_in_eval_mode_and_without_gradients(experience):

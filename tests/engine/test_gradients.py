@@ -1,0 +1,207 @@
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from graftwork.engine import gradients as module
+from graftwork.engine.gradients import Gradients, Metrics
+from graftwork.networks import GRUConfig, LSTMConfig, MLPConfig
+
+Result = list[Tensor]
+
+
+class Batch(NamedTuple):
+    inputs: Tensor  # [N, 3]
+    state: tuple[Tensor, ...]
+    target: Tensor  # [N, 2]
+
+
+def batches(count: int, size: int = 7) -> list[Batch]:
+    generator = torch.Generator().manual_seed(2)
+    return [
+        Batch(
+            torch.randn(size, 3, generator=generator),
+            (torch.randn(size, 2, generator=generator),),
+            torch.randn(size, 2, generator=generator),
+        )
+        for _ in range(count)
+    ]
+
+
+def loss(network: nn.Module, batch: Batch) -> tuple[Tensor, Metrics]:
+    error = network(batch.inputs) + batch.state[0] - batch.target
+    return (error**2).mean(), {"error": error.detach().abs()}
+
+
+def built(*layers: nn.Module) -> nn.Module:
+    network = nn.Sequential(nn.Linear(3, 5), *layers, nn.Linear(5, 2))
+    generator = torch.Generator().manual_seed(1)
+    for parameter in network.parameters():
+        nn.init.normal_(parameter, generator=generator)
+    return network
+
+
+def results(gradients: Gradients[Any, Any], network: nn.Module, count: int, size: int = 7) -> Iterator[Result]:
+    """Of one step of plain descent a batch; everything that came of it."""
+    torch.manual_seed(0)
+    for value, metrics, each in gradients(batches(count, size)):
+        with torch.no_grad():
+            for parameter, gradient in zip(network.parameters(), each, strict=True):
+                parameter -= 0.01 * gradient
+        yield [value, *metrics.values(), *each, *(tensor.clone() for tensor in network.state_dict().values())]
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_EAGER_FIRST", 3)
+
+
+def of(network: nn.Module, function: Any = loss) -> Gradients[Any, Any]:
+    return Gradients(function, network, dict(network.named_parameters()))
+
+
+def is_recorded(gradients: Gradients[Any, Any]) -> bool:
+    return any(recording is not None for recording in gradients._recordings.values())
+
+
+def assert_like_eager(network: nn.Module, monkeypatch: pytest.MonkeyPatch, function: Any = loss) -> Gradients[Any, Any]:
+    """20 updates come to the same bits with and without a recording; buffers and torch's stream included."""
+    state = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    gradients = of(network, function)
+    ours = list(results(gradients, network, 20))
+    drawn = torch.get_rng_state()
+    network.load_state_dict(state)
+    monkeypatch.setattr(module, "_EAGER_FIRST", math.inf)
+    theirs = list(results(of(network, function), network, 20))
+    assert torch.equal(drawn, torch.get_rng_state())
+    for mine, other in zip(ours, theirs, strict=True):
+        assert len(mine) == len(other)
+        assert all(map(torch.equal, mine, other))
+    return gradients
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        (nn.ReLU(),),
+        (nn.Tanh(), nn.Linear(5, 5), nn.Sigmoid()),
+        (nn.ReLU(), nn.Linear(5, 5), nn.ReLU(), nn.LayerNorm(5), nn.GELU()),
+        (nn.BatchNorm1d(5), nn.ReLU()),
+        (nn.Dropout(0.5),),
+    ],
+    ids=["relu", "tanh-sigmoid", "layer-norm", "batch-norm", "dropout"],
+)
+def test_a_recording_comes_to_the_same_bits(layers: tuple[nn.Module, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert is_recorded(assert_like_eager(built(*layers), monkeypatch))
+
+
+@pytest.mark.parametrize("config", [MLPConfig(hidden=(5, 4)), LSTMConfig(hidden_size=5), GRUConfig(hidden_size=5)])
+def test_encoders_of_ours_are_recorded(config: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = config.build((3,))
+    is_first = torch.zeros(1, 7, dtype=torch.bool)
+
+    def features(network: nn.Module, batch: Batch) -> tuple[Tensor, Metrics]:
+        value, _ = network(batch.inputs.unsqueeze(0), (), is_first)
+        return value.mean(), {}
+
+    assert is_recorded(assert_like_eager(network, monkeypatch, features))
+
+
+def test_parameters_are_read_when_it_runs_frozen_ones_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = built(nn.ReLU())
+    frozen = network.get_submodule("2").requires_grad_(False)
+    learnt = {name: p for name, p in network.named_parameters() if p.requires_grad}
+    gradients = Gradients(loss, network, learnt)
+    list(gradients(batches(5)))
+    assert is_recorded(gradients)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.mul_(1.5)
+    (value, _, each), *_ = gradients(batches(1))
+    expected, _ = loss(network, batches(1)[0])
+    assert torch.equal(value, expected)
+    assert all(map(torch.equal, each, torch.autograd.grad(expected, list(learnt.values()))))
+    assert all(parameter.grad is None for parameter in frozen.parameters())
+
+
+def test_shapes_and_modes_have_recordings_of_their_own() -> None:
+    network = built(nn.Dropout(0.5))
+    gradients = of(network)
+    for training in (True, False):
+        network.train(training)
+        for size in (7, 4):
+            list(gradients(batches(5, size)))
+    assert list(gradients._recordings) == [
+        (training, torch.Size((size, 3)), torch.Size((size, 2)), torch.Size((size, 2)))
+        for training in (True, False)
+        for size in (7, 4)
+    ]
+    network.train(False)
+    (value, *_), *_ = gradients(batches(1, 4))
+    assert torch.equal(value, loss(network, batches(1, 4)[0])[0])
+
+
+def test_no_more_than_a_few_shapes_are_recorded() -> None:
+    gradients = of(built(nn.ReLU()))
+    for size in range(2, 10):
+        list(gradients(batches(5, size)))
+    assert len(gradients._recordings) == module._MOST_SHAPES
+
+
+class Fickle(nn.Linear):
+    """Of a class that nobody knows."""
+
+
+@pytest.mark.parametrize("layer", [Fickle(5, 5), nn.Sequential(Fickle(5, 5))])
+def test_networks_with_modules_of_others_stay_eager(layer: nn.Module) -> None:
+    gradients = of(built(layer))
+    assert len(list(gradients(batches(10)))) == 10
+    assert not gradients._recordings
+
+
+def test_hooks_are_called_before_and_after_a_recording() -> None:
+    network, called = built(nn.ReLU()), []
+    gradients = of(network)
+    list(gradients(batches(10)))
+    assert is_recorded(gradients)
+    handle = network.get_submodule("1").register_forward_hook(lambda *_: called.append(1))
+    list(gradients(batches(4)))
+    handle.remove()
+    list(gradients(batches(4)))
+    assert len(called) == 4
+
+
+def test_what_cannot_be_recorded_stays_eager() -> None:
+    def reads(network: nn.Module, batch: Batch) -> tuple[Tensor, Metrics]:
+        value, metrics = loss(network, batch)
+        return (value if value.item() > 0 else -value), metrics
+
+    gradients = of(built(nn.ReLU()), reads)
+    assert len(list(gradients(batches(10)))) == 10
+    assert list(gradients._recordings.values()) == [None]
+
+
+def test_a_loss_that_comes_out_different_the_second_time_stays_eager() -> None:
+    calls = []
+
+    def counts(network: nn.Module, batch: Batch) -> tuple[Tensor, Metrics]:
+        calls.append(1)
+        value, metrics = loss(network, batch)
+        return value * len(calls), metrics
+
+    gradients = of(built(nn.ReLU()), counts)
+    list(gradients(batches(10)))
+    assert list(gradients._recordings.values()) == [None]
+
+
+@pytest.mark.parametrize("batch", [[torch.ones(7, 3)], (torch.ones(7, 3), 2.0), (torch.ones(7, 3), [])])
+def test_batches_of_anything_but_tensors_stay_eager(batch: Any) -> None:
+    def of_first(network: nn.Module, batch: Any) -> tuple[Tensor, Metrics]:
+        return network(batch[0]).sum(), {}
+
+    gradients = of(built(nn.ReLU()), of_first)
+    assert len(list(gradients([batch] * 10))) == 10
+    assert not gradients._recordings
