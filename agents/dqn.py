@@ -16,6 +16,7 @@ from ..engine import (
     Agent,
     GradientStep,
     Metrics,
+    Recorded,
     ReplayBuffer,
     Rollout,
     StateDict,
@@ -137,6 +138,7 @@ class DQN(Agent):
         self.step = 0  # environment steps learnt from
         self._generator = generator
         self._explore = EpsilonGreedy(spec.discrete("dqn"), config.epsilon.at, config.train_period, generator)
+        self._greedy = Recorded(_greedy, network)
         learnt = [parameter for parameter in network.parameters() if parameter.requires_grad]
         optimizer = Adam(learnt, config.adam_epsilon)
         self._update = GradientStep(self._loss, network, optimizer, config.max_gradient_norm)
@@ -147,9 +149,8 @@ class DQN(Agent):
 
     @torch.no_grad()
     def act(self, observation: Tensor, state: State, is_first: Tensor, *, explore: bool) -> Step:
-        q, state = self.network.step(observation, state, is_first)
-        action = q.argmax(-1)
-        return Step(self._explore(action) if explore else action, state)
+        action, *after = self._greedy(observation, state, is_first)
+        return Step(self._explore(action) if explore else action, tuple(after))
 
     def learn(self, batch: Rollout) -> Metrics:
         """Store the rollout, then update as often as the config says; no metrics before `learning_starts`."""
@@ -227,6 +228,12 @@ class DQN(Agent):
         self._generator.set_state(state["generator"])
         self.step = state["step"]
         self._explore.begin(self.step)
+
+
+def _greedy(network: Network[Tensor], observation: Tensor, state: State, is_first: Tensor) -> tuple[Tensor, ...]:
+    """Action of the highest value [B], and the state after the observation."""
+    q, state = network.step(observation, state, is_first)
+    return (q.argmax(-1), *state)
 
 
 def _q(network: Network[Tensor], observation: Tensor, is_first: Tensor, state: State, start: int) -> Tensor:

@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ..configs.config import Config
-from ..engine import Adam, Agent, GradientStep, Metrics, Rollout, StateDict, Step, expect_keys, load_weights
+from ..engine import Adam, Agent, GradientStep, Metrics, Recorded, Rollout, StateDict, Step, expect_keys, load_weights
 from ..envs import EnvSpec
 from ..losses import entropy, masked_mean, policy_gradient, reward_to_go, squared
 from ..networks import (
@@ -89,16 +89,17 @@ class Reinforce(Agent):
         self.rollout_rows = config.rollout_rows
         self.step = 0  # environment steps learnt from
         self._generator = generator
+        self._policy = Recorded(_policy, network)
         learnt = [parameter for parameter in network.parameters() if parameter.requires_grad]
         optimizer = Adam(learnt, config.adam_epsilon)
         self._update = GradientStep(self._loss, network, optimizer, config.max_gradient_norm)
 
     @torch.no_grad()
     def act(self, observation: Tensor, state: State, is_first: Tensor, *, explore: bool) -> Step:
-        output, state = self.network.step(observation, state, is_first)
-        policy = output.policy
+        log_probs, *after = self._policy(observation, state, is_first)
+        policy = Categorical(log_probs)
         action = policy.sample(self._generator) if explore else policy.mode()
-        return Step(action, state, policy.log_prob(action) if explore else None)
+        return Step(action, tuple(after), policy.log_prob(action) if explore else None)
 
     def learn(self, batch: Rollout) -> Metrics:
         self.step += int(batch.valid.sum())
@@ -152,3 +153,9 @@ class Reinforce(Agent):
         self._update.load_state_dict(state["optimizer"])
         self._generator.set_state(state["generator"])
         self.step = state["step"]
+
+
+def _policy(network: Network[PolicyValue], observation: Tensor, state: State, is_first: Tensor) -> tuple[Tensor, ...]:
+    """Log-probabilities of all actions [B, A], and the state after the observation."""
+    output, state = network.step(observation, state, is_first)
+    return (output.policy.log_probs, *state)

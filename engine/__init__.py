@@ -5,6 +5,7 @@ from .agent import Agent, Player
 from .collector import Actor, Collector, Step
 from .gradient_step import GradientStep, NonFiniteError
 from .gradients import Metrics
+from .recorded import Recorded
 from .replay import ReplayBuffer, Sample
 from .rollout import Rollout
 from .stateful import StateDict, Stateful, expect_keys, load_weights
@@ -18,6 +19,7 @@ __all__ = [
     "Metrics",
     "NonFiniteError",
     "Player",
+    "Recorded",
     "ReplayBuffer",
     "Rollout",
     "Sample",

@@ -6,7 +6,8 @@ from typing import Generic
 import torch
 from torch import Tensor
 
-from .gradients import Batch, Gradients, Metrics, NetworkT
+from .gradients import Batch, Gradients, Metrics
+from .recorded import NetworkT, Outputs
 from .stateful import StateDict, expect_keys
 
 
@@ -38,7 +39,9 @@ class GradientStep(Generic[NetworkT, Batch]):
         self._gradients = Gradients(loss, network, self._parameters)
 
     def __call__(self, batches: Iterable[Batch], learning_rate: float | None = None) -> Metrics:
-        """One update a batch, in order; means of the metrics' entries over all. learning_rate: None leaves it as it is.
+        """One update a batch, in order; means of the metrics' entries. learning_rate: None leaves it as it is.
+
+        A metric is a tensor of any shape, the same for each batch.
 
         A batch whose loss or gradient is not finite changes nothing; NonFiniteError, after the last batch, names the
         first such tensor.
@@ -48,14 +51,15 @@ class GradientStep(Generic[NetworkT, Batch]):
                 group["lr"] = learning_rate
         history: list[Metrics] = []
         norms: list[Tensor] = []  # of each parameter's gradient
-        for loss, metrics, gradients in self._gradients(batches):
+        for batch in batches:
+            loss, metrics, gradients = self._gradients(batch)
             norms.append(torch.stack(torch._foreach_norm(gradients)))
             norm = torch.linalg.vector_norm(norms[-1])
             self._apply(gradients, norm, loss + norm)
             history.append({"loss": loss, **metrics, "gradient_norm": norm})
         for parameter in self._parameters.values():
             parameter.grad = None
-        means = {name: torch.cat([metrics[name].flatten() for metrics in history]).mean() for name in history[0]}
+        means = {name: torch.stack([metrics[name] for metrics in history]).mean() for name in history[0]}
         if not (means["loss"] + means["gradient_norm"]).isfinite():  # the one synchronisation of a call
             raise NonFiniteError(self._culprit(history, norms))
         return means
@@ -76,7 +80,7 @@ class GradientStep(Generic[NetworkT, Batch]):
                 key: value.to(parameter.device, copy=True) for key, value in entries.items()
             }
 
-    def _apply(self, gradients: list[Tensor], norm: Tensor, total: Tensor) -> None:
+    def _apply(self, gradients: Outputs, norm: Tensor, total: Tensor) -> None:
         """One optimizer step, unless `total` is not finite."""
         # A fused optimizer divides by grad_scale and skips the step where found_inf is 1, both float32, without a
         # synchronisation; torch's own gradient scaler sets the same two attributes.

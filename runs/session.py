@@ -34,7 +34,7 @@ class Run:
     config: RunConfig
     run_dir: Path
     agent: Agent
-    step: int  # environment steps so far
+    step: int  # environment steps of the newest checkpoint
     evaluation: Evaluation | None  # the last of this process
     signal: int | None  # that stopped it before its end
 
@@ -135,7 +135,7 @@ class Session:
                 raise type(error)(f"step {trainer.step:,}: {error} (last finite weights: {path})") from error
             finally:
                 trackers.close(exit_code)
-        return Run(config, directory, agent, trainer.step, trainer.evaluation, signal)
+        return Run(config, directory, agent, trainer.saved_step, trainer.evaluation, signal)
 
     def _opening(
         self, directory: Path, loaded: checkpoint.Loaded | None, meta: Mapping[str, checkpoint.Scalar]

@@ -315,6 +315,49 @@ def test_signal_saves_says_how_to_resume_and_ends_within_5_seconds(number, statu
     assert load_newest(run_dir / "checkpoints").step >= saved.step + 40
 
 
+HANGING_MODULE = """
+import sys, time
+import gymnasium
+from gymnasium.envs.classic_control import CartPoleEnv
+
+class Hanging(CartPoleEnv):
+    count = 0
+
+    def step(self, action):
+        self.count += 1
+        if self.count > 120:
+            print("hanging", file=sys.stderr, flush=True)
+            time.sleep(60)
+        return super().step(action)
+
+gymnasium.register("Hanging-v0", Hanging)
+"""
+
+
+@pytest.mark.parametrize("asynchronous", ["false", "true"])
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signal_ends_a_run_whose_environment_hangs_within_5_seconds(
+    number, status, asynchronous, tmp_path, monkeypatch
+):
+    (tmp_path / "hanging_module.py").write_text(HANGING_MODULE)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    run_dir = tmp_path / "run"
+    process = started(run_dir, "steps=10_000", "env.id=hanging_module:Hanging-v0", f"env.asynchronous={asynchronous}")
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line == "hanging\n":
+            break
+    os.kill(process.pid, number)
+    sent = time.monotonic()
+    _, err = process.communicate(timeout=60)
+    assert time.monotonic() - sent < 6  # 4 s of patience, and time to end the process on a busy machine
+    assert process.returncode == status
+    assert "Traceback" not in err
+    saved = load_newest(run_dir / "checkpoints")
+    assert 100 <= saved.step < 120
+    assert f"saved at step {saved.step:,}; `" in err.splitlines()[-1]
+
+
 SLOW_MODULE = """
 import sys, time
 print("making", file=sys.stderr, flush=True)

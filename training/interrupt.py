@@ -8,13 +8,27 @@ from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Self
 
+PATIENCE = 4.0  # seconds from a signal to the end of whatever can be given up
+
+
+class Abandoned(BaseException):
+    """What was under way has been given up: a signal came PATIENCE seconds ago."""
+
 
 class StopRequest:
-    """While entered, the first SIGINT or SIGTERM is noted instead of obeyed; a second SIGINT interrupts at once."""
+    """While entered, the first SIGINT or SIGTERM is noted instead of obeyed; a second SIGINT interrupts at once.
 
-    def __init__(self) -> None:
+    What is done inside `abandonable` and is not over in time (an episode without end, an environment that hangs) is
+    given up by Abandoned.
+    """
+
+    def __init__(self, patience: float = PATIENCE) -> None:
+        """patience: seconds."""
         self.signal: int | None = None
+        self._patience = patience
         self._previous: dict[int, signal._HANDLER] = {}
+        self._timer: threading.Timer | None = None
+        self._is_overdue = self._is_abandonable = self._is_reminder = False
 
     def __call__(self) -> bool:
         """A signal has come."""
@@ -27,13 +41,40 @@ class StopRequest:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer.join()  # else its reminder might meet the handlers of before
         _restore_handlers(self._previous)
 
+    @contextmanager
+    def abandonable(self) -> Iterator[None]:
+        """Raises Abandoned inside once a signal is `patience` seconds old."""
+        self._is_abandonable = True
+        try:
+            if self._is_overdue:
+                raise Abandoned
+            yield
+        finally:
+            self._is_abandonable = False
+
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.signal is None:
+        if self._is_reminder:
+            self._is_reminder = False
+            if self._is_abandonable:
+                raise Abandoned
+        elif self.signal is None:
             self.signal = number
+            self._timer = threading.Timer(self._patience, self._remind)
+            self._timer.daemon = True
+            self._timer.start()
         elif number == signal.SIGINT:
             raise KeyboardInterrupt
+
+    def _remind(self) -> None:
+        assert self.signal is not None
+        self._is_overdue = self._is_reminder = True
+        # Only a signal wakes a main thread that waits for an environment's process.
+        signal.pthread_kill(threading.main_thread().ident or 0, self.signal)
 
 
 class Stopped(KeyboardInterrupt):

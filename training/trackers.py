@@ -147,17 +147,18 @@ def read(path: Path) -> list[dict[str, object]]:
 
 
 class _Lines:
-    """An append-only file of JSON lines; what a crash tore off its last line is dropped on opening."""
+    """An append-only file of JSON lines; what a crash left of a last line is dropped when the next one is written."""
 
     def __init__(self, path: Path) -> None:
         # Unbuffered, so that one line is one write: a killed process leaves it whole or not at all.
+        self._is_new = not path.exists()
         self._path, self._file = path, path.open("ab+", buffering=0)
         self._size = os.fstat(self._file.fileno()).st_size
-        torn = self._length_of_torn_line()
-        if torn:
-            self.truncate(self._size - torn)
+        self._torn = self._length_of_torn_line()
 
     def append(self, record: object) -> None:
+        if self._torn:
+            self.truncate(self._size - self._torn)
         line = json.dumps(record, sort_keys=True, allow_nan=False).encode() + b"\n"
         try:
             written = self._file.write(line)
@@ -170,19 +171,21 @@ class _Lines:
 
     def synced_size(self) -> int:
         os.fsync(self._file.fileno())
-        return self._size
+        return self._size - self._torn
 
     def check_size(self, size: int) -> None:
         if not isinstance(size, int) or size < 0:
             raise ValueError(f"{self._path}: its size in the checkpoint must be an integer of at least 0, got {size!r}")
         if size > self._size:
+            if self._is_new:
+                self._path.unlink()  # a state that is refused leaves no trace
             raise ValueError(f"{self._path}: {self._size} bytes, but the checkpoint was saved when it had {size}")
         if size and self._byte(size - 1) != b"\n":
             raise ValueError(f"{self._path}: altered, no line ends at byte {size} where the checkpoint saw one end")
 
     def truncate(self, size: int) -> None:
         self._file.truncate(size)
-        self._size = size
+        self._size, self._torn = size, 0
 
     def close(self) -> None:
         self._file.close()

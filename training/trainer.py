@@ -10,7 +10,7 @@ from torch import Tensor
 from ..engine.stateful import StateDict, Stateful, expect_keys
 from ..envs.contract import Episode
 from .evaluate import Evaluation, Interrupted
-from .interrupt import StopRequest
+from .interrupt import Abandoned, StopRequest
 from .progress import Progress
 from .schedules import crossed
 from .trackers import Trackers
@@ -72,6 +72,7 @@ class Trainer(Generic[Batch]):
         self._evaluate, self._save = evaluate, save
         self.evaluation: Evaluation | None = None  # the newest of this process
         self._evaluated_at = 0
+        self.saved_step = 0  # of the newest checkpoint
         self._episodes: list[Episode] = []  # finished since the last log
         self._sums: dict[str, Tensor] = {}  # of metrics since the last log
         self._counts: dict[str, int] = {}  # of calls to learn that gave them
@@ -95,21 +96,27 @@ class Trainer(Generic[Batch]):
     def run(self, stop: StopRequest) -> None:
         """Train to the end, or until `stop`; either way everything up to the last update is saved.
 
-        An error in a batch leaves the last checkpoint as it is.
+        An error in a batch, and one that does not end soon after `stop`, leaves the last checkpoint as it is.
         """
         clock, clock_step = time.perf_counter(), self.step
         if self.step == 0:
-            self._save(0, self.state_dict())  # a run killed before its first period resumes as exactly as any
+            self._checkpoint()  # a run killed before its first period resumes as exactly as any
         before = self.step
         while True:
             self._evaluate_if_due(stop)
             ends = self.step >= self._steps or stop()
             if ends or crossed(self._periods.checkpoint, before, self.step):
-                self._save(self.step, self.state_dict())
+                self._checkpoint()
             if ends:
                 return
             before = self.step
-            self._note(self._learner.learn(self._source.next()))
+            try:
+                with stop.abandonable():
+                    batch = self._source.next()
+            except Abandoned:
+                self._progress.line("the batch under way does not end: it is given up")
+                return
+            self._note(self._learner.learn(batch))
             if crossed(self._periods.log, before, self.step):
                 now = time.perf_counter()
                 self._log({"time/steps_per_second": (self.step - clock_step) / (now - clock)})
@@ -135,17 +142,22 @@ class Trainer(Generic[Batch]):
         self._source.load_state_dict(state["source"])
         self._trackers.load_state_dict(state["trackers"])
         loop = state["loop"]
-        self._evaluated_at = loop["evaluated_at"]
+        self._evaluated_at, self.saved_step = loop["evaluated_at"], self.step
         self._episodes = [Episode(return_, length) for return_, length in loop["episodes"]]
         self._sums, self._counts = dict(loop["sums"]), dict(loop["counts"])
+
+    def _checkpoint(self) -> None:
+        self._save(self.step, self.state_dict())
+        self.saved_step = self.step
 
     def _evaluate_if_due(self, stop: StopRequest) -> None:
         at_end = self.step >= self._steps and self._evaluated_at < self.step
         if stop() or not (crossed(self._periods.evaluation, self._evaluated_at, self.step) or at_end):
             return
         try:
-            evaluation = self._evaluate(stop)
-        except Interrupted:
+            with stop.abandonable():
+                evaluation = self._evaluate(stop)
+        except (Interrupted, Abandoned):
             return  # not done, so due again after a resume
         self._evaluated_at = self.step
         self.evaluation = evaluation

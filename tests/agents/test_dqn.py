@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from graftwork.agents import DQN, DQNConfig
-from graftwork.engine import Rollout, Sample, gradients
+from graftwork.engine import Rollout, Sample, recorded
 from graftwork.envs import EnvSpec
 from graftwork.networks import Encoder, LSTMConfig, MLPConfig
 from graftwork.training.schedules import Linear
@@ -212,14 +212,14 @@ RECURRENT = {
 def test_recorded_updates_come_to_the_bits_of_eager_ones(experience, part, monkeypatch, fields):
     learnt = []
     for eager_first in (3, float("inf")):
-        monkeypatch.setattr(gradients, "_EAGER_FIRST", eager_first)
+        monkeypatch.setattr(recorded, "_EAGER_FIRST", eager_first)
         agent = build(**fields, updates=2, target_period=40)
         rollout = experience(30 * T, B)
         metrics = []
         for call in range(30):
             state = tuple(torch.full_like(each, call / 30) for each in agent.initial_state(B))
             metrics.append(agent.learn(replace(part(rollout, call * T, T), state=state)))
-        recordings = agent._update._gradients._recordings.values()
+        recordings = agent._update._gradients._flat._recordings.values()
         assert all(recordings)
         assert bool(recordings) == (eager_first == 3)
         learnt.append((weights(agent.network), weights(agent.target), metrics))

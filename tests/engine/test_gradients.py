@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from graftwork.engine import gradients as module
+from graftwork.engine import recorded as module
 from graftwork.engine.gradients import Gradients, Metrics
 from graftwork.networks import GRUConfig, LSTMConfig, MLPConfig
 
@@ -47,7 +47,7 @@ def built(*layers: nn.Module) -> nn.Module:
 def results(gradients: Gradients[Any, Any], network: nn.Module, count: int, size: int = 7) -> Iterator[Result]:
     """Of one step of plain descent a batch; everything that came of it."""
     torch.manual_seed(0)
-    for value, metrics, each in gradients(batches(count, size)):
+    for value, metrics, each in map(gradients, batches(count, size)):
         with torch.no_grad():
             for parameter, gradient in zip(network.parameters(), each, strict=True):
                 parameter -= 0.01 * gradient
@@ -64,7 +64,7 @@ def of(network: nn.Module, function: Any = loss) -> Gradients[Any, Any]:
 
 
 def is_recorded(gradients: Gradients[Any, Any]) -> bool:
-    return any(recording is not None for recording in gradients._recordings.values())
+    return any(recording is not None for recording in gradients._flat._recordings.values())
 
 
 def assert_like_eager(network: nn.Module, monkeypatch: pytest.MonkeyPatch, function: Any = loss) -> Gradients[Any, Any]:
@@ -115,12 +115,12 @@ def test_parameters_are_read_when_it_runs_frozen_ones_too(monkeypatch: pytest.Mo
     frozen = network.get_submodule("2").requires_grad_(False)
     learnt = {name: p for name, p in network.named_parameters() if p.requires_grad}
     gradients = Gradients(loss, network, learnt)
-    list(gradients(batches(5)))
+    list(map(gradients, batches(5)))
     assert is_recorded(gradients)
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.mul_(1.5)
-    (value, _, each), *_ = gradients(batches(1))
+    value, _, each = gradients(batches(1)[0])
     expected, _ = loss(network, batches(1)[0])
     assert torch.equal(value, expected)
     assert all(map(torch.equal, each, torch.autograd.grad(expected, list(learnt.values()))))
@@ -133,22 +133,22 @@ def test_shapes_and_modes_have_recordings_of_their_own() -> None:
     for training in (True, False):
         network.train(training)
         for size in (7, 4):
-            list(gradients(batches(5, size)))
-    assert list(gradients._recordings) == [
+            list(map(gradients, batches(5, size)))
+    assert list(gradients._flat._recordings) == [
         (training, torch.Size((size, 3)), torch.Size((size, 2)), torch.Size((size, 2)))
         for training in (True, False)
         for size in (7, 4)
     ]
     network.train(False)
-    (value, *_), *_ = gradients(batches(1, 4))
+    value, *_ = gradients(batches(1, 4)[0])
     assert torch.equal(value, loss(network, batches(1, 4)[0])[0])
 
 
 def test_no_more_than_a_few_shapes_are_recorded() -> None:
     gradients = of(built(nn.ReLU()))
     for size in range(2, 10):
-        list(gradients(batches(5, size)))
-    assert len(gradients._recordings) == module._MOST_SHAPES
+        list(map(gradients, batches(5, size)))
+    assert len(gradients._flat._recordings) == module._MOST_SHAPES
 
 
 class Fickle(nn.Linear):
@@ -158,19 +158,19 @@ class Fickle(nn.Linear):
 @pytest.mark.parametrize("layer", [Fickle(5, 5), nn.Sequential(Fickle(5, 5))])
 def test_networks_with_modules_of_others_stay_eager(layer: nn.Module) -> None:
     gradients = of(built(layer))
-    assert len(list(gradients(batches(10)))) == 10
-    assert not gradients._recordings
+    assert len(list(map(gradients, batches(10)))) == 10
+    assert not gradients._flat._recordings
 
 
 def test_hooks_are_called_before_and_after_a_recording() -> None:
     network, called = built(nn.ReLU()), []
     gradients = of(network)
-    list(gradients(batches(10)))
+    list(map(gradients, batches(10)))
     assert is_recorded(gradients)
     handle = network.get_submodule("1").register_forward_hook(lambda *_: called.append(1))
-    list(gradients(batches(4)))
+    list(map(gradients, batches(4)))
     handle.remove()
-    list(gradients(batches(4)))
+    list(map(gradients, batches(4)))
     assert len(called) == 4
 
 
@@ -180,8 +180,8 @@ def test_what_cannot_be_recorded_stays_eager() -> None:
         return (value if value.item() > 0 else -value), metrics
 
     gradients = of(built(nn.ReLU()), reads)
-    assert len(list(gradients(batches(10)))) == 10
-    assert list(gradients._recordings.values()) == [None]
+    assert len(list(map(gradients, batches(10)))) == 10
+    assert list(gradients._flat._recordings.values()) == [None]
 
 
 def test_a_loss_that_comes_out_different_the_second_time_stays_eager() -> None:
@@ -193,8 +193,8 @@ def test_a_loss_that_comes_out_different_the_second_time_stays_eager() -> None:
         return value * len(calls), metrics
 
     gradients = of(built(nn.ReLU()), counts)
-    list(gradients(batches(10)))
-    assert list(gradients._recordings.values()) == [None]
+    list(map(gradients, batches(10)))
+    assert list(gradients._flat._recordings.values()) == [None]
 
 
 @pytest.mark.parametrize("batch", [[torch.ones(7, 3)], (torch.ones(7, 3), 2.0), (torch.ones(7, 3), [])])
@@ -203,5 +203,5 @@ def test_batches_of_anything_but_tensors_stay_eager(batch: Any) -> None:
         return network(batch[0]).sum(), {}
 
     gradients = of(built(nn.ReLU()), of_first)
-    assert len(list(gradients([batch] * 10))) == 10
-    assert not gradients._recordings
+    assert len(list(map(gradients, [batch] * 10))) == 10
+    assert not gradients._flat._recordings

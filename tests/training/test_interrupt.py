@@ -1,10 +1,11 @@
 import os
 import signal
 import threading
+import time
 
 import pytest
 
-from graftwork.training.interrupt import StopRequest
+from graftwork.training.interrupt import Abandoned, StopRequest
 
 NUMBERS = (signal.SIGINT, signal.SIGTERM)
 
@@ -44,6 +45,44 @@ def test_sigterm_after_a_first_signal_changes_nothing(first):
         os.kill(os.getpid(), first)
         os.kill(os.getpid(), signal.SIGTERM)
     assert stop.signal == first
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_what_is_abandonable_is_given_up_once_the_signal_is_old(number):
+    def hang() -> None:
+        os.kill(os.getpid(), number)
+        time.sleep(10)
+
+    begun = time.monotonic()
+    with StopRequest(patience=0.2) as stop:
+        with pytest.raises(Abandoned), stop.abandonable():
+            hang()
+        assert 0.2 <= time.monotonic() - begun < 5
+        assert stop.signal == number
+        with pytest.raises(Abandoned), stop.abandonable():
+            hang()
+        assert time.monotonic() - begun < 5
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_what_is_not_abandonable_is_left_to_end(number):
+    with StopRequest(patience=0.1) as stop:
+        with stop.abandonable():
+            os.kill(os.getpid(), number)
+        time.sleep(0.4)  # the reminder comes in here, of SIGINT too
+        assert stop.signal == number
+
+
+def test_without_a_signal_nothing_is_given_up():
+    with StopRequest(patience=0.05) as stop, stop.abandonable():
+        time.sleep(0.2)
+
+
+def test_no_reminder_comes_once_it_is_left():
+    with StopRequest(patience=0.3) as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(0.5)  # pytest's own handler would end it
+    assert stop()
 
 
 def test_handlers_of_before_are_back_afterwards(handlers):

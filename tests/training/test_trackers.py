@@ -98,7 +98,7 @@ def test_lines_are_in_the_file_before_log_returns(tmp_path: Path) -> None:
     assert read(tmp_path / "evaluations.jsonl") == [{"step": 3}]
 
 
-def test_a_torn_last_line_is_skipped_by_read_and_dropped_on_opening(tmp_path: Path) -> None:
+def test_a_torn_last_line_is_skipped_by_read_and_dropped_once_the_run_goes_on(tmp_path: Path) -> None:
     write(tmp_path, range(3))
     metrics = tmp_path / "metrics.jsonl"
     whole = metrics.read_bytes()
@@ -106,7 +106,13 @@ def test_a_torn_last_line_is_skipped_by_read_and_dropped_on_opening(tmp_path: Pa
         metrics.write_bytes(whole + torn)
         assert [row["step"] for row in read(metrics)] == [0, 1, 2]
         reopened(tmp_path, lambda tracker: None)
+        assert metrics.read_bytes() == whole + torn  # nobody has said yet that the run goes on
+        reopened(tmp_path, lambda tracker: tracker.load_state_dict(tracker.state_dict()))
         assert metrics.read_bytes() == whole
+        metrics.write_bytes(whole + torn)
+        reopened(tmp_path, lambda tracker: tracker.log({"x": 1.0}, 3))
+        assert metrics.read_bytes().startswith(whole + b'{"step": 3')
+        assert [row["step"] for row in read(metrics)] == [0, 1, 2, 3]
 
 
 def test_a_file_that_is_one_torn_line_becomes_empty(tmp_path: Path) -> None:
@@ -276,3 +282,11 @@ def test_tensorboard_that_is_not_installed_is_one_line_that_names_the_extra(
         TensorboardTracker(tmp_path)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "tensorboard").exists()
+
+
+def test_a_state_that_is_refused_leaves_no_file_where_none_was(tmp_path: Path) -> None:
+    tracker = JsonlTracker(tmp_path)
+    with pytest.raises(ValueError, match=r"metrics\.jsonl: 0 bytes, but the checkpoint was saved when it had 5"):
+        tracker.load_state_dict({"metrics.jsonl": 5, "evaluations.jsonl": 0})
+    tracker.close()
+    assert not (tmp_path / "metrics.jsonl").exists()

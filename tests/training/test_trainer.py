@@ -1,4 +1,5 @@
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import pytest
@@ -9,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from graftwork.envs import Episode
 from graftwork.training.checkpoint import digest
 from graftwork.training.evaluate import Evaluation, Interrupted
+from graftwork.training.interrupt import Abandoned
 from graftwork.training.trainer import Periods, Trainer
 
 NEVER = 10**9
@@ -68,6 +70,10 @@ class Stop:
     def __call__(self) -> bool:
         assert self.harness is not None
         return bool(self.harness.trainer.step >= self.at and (not self.evaluating or self.harness.is_evaluating))
+
+    @contextmanager
+    def abandonable(self) -> Iterator[None]:
+        yield
 
 
 class Harness:
@@ -317,6 +323,36 @@ def test_error_in_a_batch_leaves_the_last_checkpoint_as_it_is():
     with pytest.raises(ZeroDivisionError):
         harness.run()
     assert harness.steps_of("save") == [0, 20, 40]
+
+
+class Overdue(Stop):
+    """A signal that comes, and is overdue, in the first batch or evaluation from step `at` on."""
+
+    came = False
+
+    def __call__(self) -> bool:
+        return self.came
+
+    @contextmanager
+    def abandonable(self) -> Iterator[None]:
+        if self.harness.trainer.step >= self.at:
+            self.came = True
+            raise Abandoned
+        yield
+
+
+def test_batch_that_does_not_end_is_given_up_and_the_last_checkpoint_stays():
+    harness = Harness(steps=60, checkpoint=20).run(Overdue(50))
+    assert harness.steps_of("save") == [0, 20, 40]
+    assert harness.trainer.saved_step == 40
+    assert not harness.trainer.is_finished
+
+
+def test_evaluation_that_does_not_end_is_given_up_and_the_training_before_it_saved():
+    harness = Harness(steps=60, evaluation=30).run(Overdue(30))
+    assert harness.trainer.evaluation is None
+    assert harness.steps_of("save") == [0, 30]
+    assert harness.trainer.saved_step == 30
 
 
 def test_finished_is_every_step_and_the_last_evaluation():
