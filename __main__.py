@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib.metadata import version
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
@@ -43,6 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Otherwise one line on stderr says why: 2 for bad input, 1 where an environment or the disk failed, 130 after SIGINT
     and 143 after SIGTERM. What no one foresaw keeps its traceback.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that knows only ASCII gets ? for ±
     with raise_on_signal(), _one_line_warnings():
         status = _run(sys.argv[1:] if arguments is None else arguments)
     try:
@@ -90,12 +94,12 @@ def evaluate(
     """Play episodes that the run never saw, with its newest good checkpoint."""
     from . import runs
 
-    result, used_seed, step = runs.evaluate(run, episodes=episodes, seed=seed)
+    result = runs.evaluate(run, episodes=episodes, seed=seed)
     if as_json:
-        print(json.dumps({**result.record(), "seed": used_seed, "step": step}))
+        print(json.dumps(result.record()))
     else:
         spread = f"from {min(result.returns):.1f} to {max(result.returns):.1f}"
-        print(f"return {result.mean:.1f} ± {result.std:.1f} over {episodes} episodes, {spread} (step {step:,})")
+        print(f"return {result.mean:.1f} ± {result.std:.1f} over {episodes} episodes, {spread} (step {result.step:,})")
 
 
 @app.command("list")

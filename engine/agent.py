@@ -39,9 +39,10 @@ class Agent(Stateful, Protocol):
         """A player of episodes, with the recurrent state that a network with a memory needs."""
         return Player(self, deterministic=deterministic)
 
-    def predict(self, observation: npt.ArrayLike, *, deterministic: bool = True) -> npt.NDArray[Any]:
+    def predict(self, observation: Any, *, deterministic: bool = True) -> npt.NDArray[Any]:
         """Action for one observation [*obs], or for each of a batch [B, *obs] -> [B]; greedy unless told otherwise.
 
+        Where the environment's observations are flattened (Discrete, Dict and the like), one of its own does as well.
         ValueError if the agent has a memory: a lone observation does not say what it should remember; use `player`.
         """
         if self.initial_state(1):
@@ -60,10 +61,11 @@ class Player:
         """The next observation begins an episode."""
         self._state = None
 
-    def __call__(self, observation: npt.ArrayLike) -> npt.NDArray[Any]:
+    def __call__(self, observation: Any) -> npt.NDArray[Any]:
         """Action for the observation [*obs] -> [], or for each of a batch [B, *obs] -> [B]."""
         spec = self._agent.spec
         device = next(self._agent.network.parameters()).device
+        observation = spec.flat(observation)
         try:
             if not isinstance(observation, Tensor):
                 observation = np.asarray(observation, order="C")  # a flipped image is a view that torch refuses

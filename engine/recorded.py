@@ -68,7 +68,7 @@ class Recorded(Generic[NetworkT]):
             outputs: list[Tensor] = torch.func.functional_call(holder, held, ())
             return outputs
 
-        def result(function: Callable[..., list[Tensor]]) -> Any:
+        def result(function: Callable[..., Any]) -> Any:
             torch.set_rng_state(random)
             return function(*parameters.values(), *(buffer.clone() for buffer in buffers.values()), *tensors)
 

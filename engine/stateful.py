@@ -1,9 +1,12 @@
 """The one contract behind every checkpoint: explicit state out, the same state in."""
 
-from collections.abc import Mapping
 from typing import Any, Protocol, TypeAlias
 
 from torch import nn
+
+from ..envs.contract import expect_keys
+
+__all__ = ["StateDict", "Stateful", "expect_keys", "load_weights"]
 
 # A nested tree of tensors, lists and plain JSON values. `Any` as in torch's own state_dict: a reader knows the type of
 # each entry of its own state, `expect_keys` checks that the entries are there, and training/checkpoint.py refuses other
@@ -18,13 +21,6 @@ class Stateful(Protocol):
 
     def load_state_dict(self, state: StateDict) -> None:
         """Raise ValueError that names the first missing or unexpected key; nothing is reseeded."""
-
-
-def expect_keys(owner: str, state: Mapping[str, object], keys: set[str]) -> None:
-    """Raise ValueError that names the keys of `state` that `owner` misses or does not know."""
-    missing, unexpected = sorted(keys - state.keys()), sorted(state.keys() - keys)
-    if missing or unexpected:
-        raise ValueError(f"state of {owner}: missing {missing or 'nothing'}, unexpected {unexpected or 'nothing'}")
 
 
 def load_weights(owner: str, module: nn.Module, state: StateDict) -> None:

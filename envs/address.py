@@ -57,6 +57,12 @@ class AddressedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         return type(self.env.unwrapped).__name__ if spec is None else spec.id
 
     @property
+    def flattened_space(self) -> gymnasium.Space[Any] | None:
+        """Of the observations before they were flattened; None if they were not."""
+        env = self.env
+        return env.env.observation_space if isinstance(env, gymnasium.wrappers.FlattenObservation) else None
+
+    @property
     def address(self) -> Address:
         return Address(self._episode, list(self._actions), self.ended)
 

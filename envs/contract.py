@@ -5,9 +5,11 @@ ignored, and the row after that holds the first observation of the next episode,
 transition exactly if row t + 1 is not first, and no separate final observation exists.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
+import gymnasium
 import torch
 from torch import Tensor
 
@@ -22,6 +24,14 @@ class EnvSpec:
     num_actions: int | None  # None unless the action space is Discrete
     action_start: int  # the environment's number for action 0
     action_space: str  # as gymnasium prints it, for messages
+    flattened_space: gymnasium.Space[Any] | None = None  # that observations were flattened from, if they were
+
+    def flat(self, observation: Any) -> Any:
+        """The observation as the agent knows it; one that is of the environment's own space is flattened."""
+        space = self.flattened_space
+        if space is None or not space.contains(observation):
+            return observation
+        return gymnasium.spaces.flatten(space, observation)
 
     def discrete(self, agent: str) -> int:
         """Number of actions; ValueError if the action space is not discrete."""
@@ -48,6 +58,13 @@ class Episode:
 
     return_: float
     length: int
+
+
+def expect_keys(owner: str, state: Mapping[str, object], keys: set[str]) -> None:
+    """Raise ValueError that names the keys of `state` that `owner` misses or does not know."""
+    missing, unexpected = sorted(keys - state.keys()), sorted(state.keys() - keys)
+    if missing or unexpected:
+        raise ValueError(f"state of {owner}: missing {missing or 'nothing'}, unexpected {unexpected or 'nothing'}")
 
 
 def one_line(value: object) -> str:

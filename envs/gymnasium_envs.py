@@ -18,7 +18,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 from torch import Tensor
 
 from .address import Address, AddressedEnv, AnyEnv, EnvironmentFailure
-from .contract import EnvSpec, EnvStep, Episode, one_line
+from .contract import EnvSpec, EnvStep, Episode, expect_keys, one_line
 from .make import flat
 from .statistics import EpisodeStatistics
 from .sync_envs import SyncEnvs
@@ -126,6 +126,7 @@ class GymnasiumEnvs:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        expect_keys("environments", state, {"episode", "ended", "actions", "observation", "statistics"})
         if len(state["episode"]) != self.num_envs:
             raise ValueError(f"env.num_envs={self.num_envs}: the checkpoint holds {len(state['episode'])} environments")
         entries = zip(state["episode"], state["actions"], state["ended"], strict=True)
@@ -238,4 +239,5 @@ def _spec(envs: SyncEnvs | AsyncVectorEnv) -> EnvSpec:
         num_actions=int(action.n) if isinstance(action, Discrete) else None,
         action_start=int(action.start) if isinstance(action, Discrete) else 0,
         action_space=one_line(action),
+        flattened_space=envs.get_attr("flattened_space")[0],
     )

@@ -3,7 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 
-from .contract import Episode
+from .contract import Episode, expect_keys
 
 
 class EpisodeStatistics:
@@ -43,4 +43,5 @@ class EpisodeStatistics:
         return {"return": self._return.tolist(), "length": self._length.tolist()}
 
     def load_state_dict(self, state: dict[str, list[float] | list[int]]) -> None:
+        expect_keys("episode statistics", state, {"return", "length"})
         self._return[:], self._length[:], self._finished = state["return"], state["length"], []

@@ -16,8 +16,8 @@ def main() -> None:
 
     # As if it had been one run of 50,000 steps; after a kill -9 the same call without an override goes on.
     run = gw.resume(RUN, "steps=50_000")
-    evaluation, seed, step = gw.evaluate(RUN, episodes=100)
-    print(f"step {step:,}: {evaluation.mean:.1f} ± {evaluation.std:.1f} over 100 fresh episodes of seed {seed}")
+    result = gw.evaluate(RUN, episodes=100)
+    print(f"step {result.step:,}: {result.mean:.1f} ± {result.std:.1f} over 100 fresh episodes of seed {result.seed}")
 
     play = gw.load(RUN).player()  # a player also carries the state of an agent with a memory
     env = gymnasium.make("CartPole-v1")

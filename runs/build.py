@@ -58,7 +58,12 @@ def build_agent(config: RunConfig, envs: GymnasiumEnvs, objects: Objects) -> Age
     # One branch in place of two types: each agent's config builds the network that its own agent takes.
     agent: Any = config.agent
     with torch.random.fork_rng(devices=()):  # torch's layers draw weights of their own before ours replace them
-        network = objects.network or agent.network(envs.spec, seeds, objects.encoder)
+        try:
+            network = objects.network or agent.network(envs.spec, seeds, objects.encoder)
+        except RuntimeError as error:  # torch has no MemoryError
+            if "memory" not in str(error):
+                raise
+            raise ValueError("agent.encoder: a network of this size does not fit into memory") from error
     built: Agent = agent.build(network, envs.spec, envs.num_envs, seeds, device_of(config))
     return built
 

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,17 @@ from ..training.trackers import METRICS
 from .build import Objects, build_agent, build_envs, numerics, threads_for
 from .config import RunConfig
 from .session import CHECKPOINTS, CONFIG, Run, Session, fitting
+
+
+@dataclass(frozen=True)
+class FreshEvaluation(Evaluation):
+    """An evaluation on episodes that the run never saw."""
+
+    seed: int  # that the episodes follow from
+    step: int  # environment steps of the checkpoint
+
+    def record(self) -> dict[str, float | int | list[float] | list[int]]:
+        return {**super().record(), "seed": self.seed, "step": self.step}
 
 
 def train(
@@ -118,8 +130,8 @@ def evaluate(
     wrapper: Callable[[AnyEnv], AnyEnv] | None = None,
     encoder: Encoder | None = None,
     network: Network[Any] | None = None,
-) -> tuple[Evaluation, int, int]:
-    """Greedy returns of the newest good checkpoint on fresh episodes, the seed that they follow from, and its step.
+) -> FreshEvaluation:
+    """Greedy returns of the newest good checkpoint on fresh episodes.
 
     None of the episodes was seen in training or in its evaluations. seed: None takes the run's; the same seed gives the
     same episodes.
@@ -135,7 +147,8 @@ def evaluate(
     envs = build_envs(config, objects, num_envs=num_envs, stream=FRESH, autoreset=False, asynchronous=False)
     try:
         with numerics(threads_for(config, agent.network)):
-            return play(agent, envs, episodes), config.seed, step
+            played = play(agent, envs, episodes)
+            return FreshEvaluation(played.returns, played.lengths, config.seed, step)
     finally:
         envs.close()
 
@@ -177,13 +190,14 @@ def _resolve(
         name = label if label in presets() else Path(source).stem
         tree = load_tree(source, overrides)
     config = validate(RunConfig, {**tree, "objects": list(objects.names)}, label)
-    directory = Path(run_dir or config.run_dir or Path("runs") / f"{name.replace('/', '-')}-{config.seed}")
+    default = Path("runs") / f"{name.replace('/', '-')}-{config.seed}"
+    directory = Path(run_dir or config.run_dir or default).expanduser()
     return config.model_copy(update={"run_dir": str(directory)}), directory
 
 
 def _recorded(run_dir: str | Path, overrides: Sequence[str], objects: Objects) -> tuple[Path, RunConfig]:
     """An existing run's directory and config, with the overrides; ValueError if it is none or lacks objects."""
-    directory = Path(run_dir)
+    directory = Path(run_dir).expanduser()
     if not (directory / CONFIG).is_file():
         raise ValueError(f"run directory {directory} {'has no ' + CONFIG if directory.is_dir() else 'does not exist'}")
     config = validate(RunConfig, load_tree(directory / CONFIG, overrides), str(directory / CONFIG))

@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(0)]
 )
 def test_preset_reaches_its_return(preset: str, threshold: float, seed: int, tmp_path: Path) -> None:
     gw.train(preset, seed=seed, run_dir=tmp_path / "run", quiet=True)
-    evaluation, _, _ = gw.evaluate(tmp_path / "run", episodes=100)
+    evaluation = gw.evaluate(tmp_path / "run", episodes=100)
     assert evaluation.mean >= threshold
 
 
@@ -27,5 +27,5 @@ def test_preset_reaches_its_return(preset: str, threshold: float, seed: int, tmp
 def test_without_a_memory_hidden_velocities_stay_unsolved(seed: int, tmp_path: Path) -> None:
     memoryless = ["agent.encoder.kind=mlp", "agent.sequence_length=1", "agent.burn_in=0"]
     gw.train("dqn/cartpole-memory", *memoryless, seed=seed, run_dir=tmp_path / "run", quiet=True)
-    evaluation, _, _ = gw.evaluate(tmp_path / "run", episodes=100)
+    evaluation = gw.evaluate(tmp_path / "run", episodes=100)
     assert evaluation.mean < 150

@@ -85,7 +85,7 @@ def test_preset_name_yaml_path_and_config_give_the_same_run(trained, tmp_path):
 def test_seed_argument_is_the_seed(tmp_path):
     run = gw.train(tiny(), seed=7, run_dir=tmp_path / "run")
     assert run.config.seed == 7
-    assert gw.evaluate(run.run_dir, episodes=2)[1] == 7
+    assert gw.evaluate(run.run_dir, episodes=2).seed == 7
 
 
 @pytest.mark.parametrize(
@@ -196,7 +196,7 @@ def test_run_of_a_machine_with_a_gpu_is_loaded_without_one(trained, tmp_path):
     config = tmp_path / "run" / "config.yaml"
     config.write_text(config.read_text().replace("device: cpu", "device: cuda"))
     assert same_weights(gw.load(tmp_path / "run").network.cpu(), trained.agent.network)
-    assert gw.evaluate(tmp_path / "run", episodes=2)[0] == gw.evaluate(trained.run_dir, episodes=2)[0]
+    assert gw.evaluate(tmp_path / "run", episodes=2).returns == gw.evaluate(trained.run_dir, episodes=2).returns
 
 
 def test_loading_changes_no_file(trained):
@@ -230,18 +230,43 @@ def test_loaded_encoder_is_the_trained_one_in_eval_mode(trained):
     assert state == ()
 
 
+class Pair(gymnasium.ObservationWrapper):
+    """Observes its number and that number's square root."""
+
+    def __init__(self, env):
+        super().__init__(env)
+        root = gymnasium.spaces.Box(0.0, 4.0, (1,), np.float32)
+        self.observation_space = gymnasium.spaces.Dict({"number": env.observation_space, "root": root})
+
+    def observation(self, observation):
+        return {"number": observation, "root": np.array([observation**0.5], np.float32)}
+
+
+@pytest.mark.parametrize("wrapper", [None, Pair])
+def test_an_observation_of_the_environments_own_space_is_flattened(tmp_path, wrapper):
+    fields = ("env.id=FrozenLake-v1", "steps=50", "evaluation.episodes=2", "agent.encoder.hidden=[8]")
+    agent = gw.train("dqn/cartpole", *fields, run_dir=tmp_path / "run", wrapper=wrapper, quiet=True).agent
+    space = agent.spec.flattened_space
+    for number in range(16):
+        own = number if wrapper is None else {"number": number, "root": np.array([number**0.5], np.float32)}
+        flat = gymnasium.spaces.flatten(space, own)
+        assert flat.shape == ((16,) if wrapper is None else (17,))
+        assert agent.predict(own) == agent.predict(flat)
+    assert agent.predict(np.stack([flat, flat])).shape == (2,)
+
+
 def test_evaluation_plays_the_same_fresh_episodes_again(trained):
-    result, seed, step = gw.evaluate(trained.run_dir, episodes=7)
-    assert (len(result.returns), seed, step) == (7, 0, trained.step)
-    assert gw.evaluate(trained.run_dir, episodes=7)[0] == result
-    assert gw.evaluate(trained.run_dir, episodes=7, seed=0)[0] == result
-    other, seed, _ = gw.evaluate(trained.run_dir, episodes=7, seed=1)
-    assert seed == 1
+    result = gw.evaluate(trained.run_dir, episodes=7)
+    assert (len(result.returns), result.seed, result.step) == (7, 0, trained.step)
+    assert gw.evaluate(trained.run_dir, episodes=7) == result
+    assert gw.evaluate(trained.run_dir, episodes=7, seed=0) == result
+    other = gw.evaluate(trained.run_dir, episodes=7, seed=1)
+    assert other.seed == 1
     assert other.returns != result.returns
 
 
 def test_evaluation_changes_with_the_weights_only(trained):
-    few, many = (gw.evaluate(trained.run_dir, episodes=episodes)[0] for episodes in (10, 20))
+    few, many = (gw.evaluate(trained.run_dir, episodes=episodes) for episodes in (10, 20))
     assert many.returns[:10] == few.returns
 
 
@@ -381,7 +406,7 @@ def test_object_of_ones_own_goes_through_a_whole_life(tmp_path, capsys, name):
         assert "\n" not in str(caught.value)
 
     assert same_weights(gw.load(short.run_dir, **given()).network, short.agent.network)
-    assert len(gw.evaluate(short.run_dir, episodes=2, **given())[0].returns) == 2
+    assert len(gw.evaluate(short.run_dir, episodes=2, **given()).returns) == 2
     assert gw.load_encoder(short.run_dir, **given()).out_features == (5 if name in ("encoder", "network") else 8)
 
     resumed = gw.resume(short.run_dir, "steps=120", **given())
