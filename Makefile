@@ -3,7 +3,7 @@ PYTHON ?= python3
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: demo test test-slow lint clean
+.PHONY: demo test test-slow test-gpu lint clean
 
 BIN := .venv/bin
 # Always constrained. The build backend is installed rather than fetched for each build: see .venv/.made.
@@ -26,6 +26,10 @@ test: .venv/.test lint
 # The learning runs: hours.
 test-slow: .venv/.test
 	$(PYTEST) -m slow --timeout 0
+
+# Needs a CUDA device.
+test-gpu: .venv/.test
+	$(PYTEST) -m gpu
 
 # Types and layers are checked in the wheel as installed, so that what packaging leaves out is an error here.
 lint: .venv/.test

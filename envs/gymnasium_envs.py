@@ -1,8 +1,10 @@
 """gymnasium environments as a VectorEnv."""
 
+import ctypes
 import multiprocessing
 import os
 import signal
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,6 +30,8 @@ TRAINING, EVALUATION, FRESH = 0, 1, 2
 
 STEP_TIMEOUT = 300.0  # seconds that an asynchronous environment may take for one step or reset
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 GRACE = 10  # seconds that a worker outlives SIGTERM, for a trainer that saves before it ends
 
@@ -225,6 +229,9 @@ def _addressed(
         # Ctrl-C, and often SIGTERM, reach the whole process group; only the trainer decides when to stop.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE))
+        if sys.platform == "linux":
+            # A worker that waits ends with its pipe; one that hangs in a step would outlive a trainer that was killed.
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     return AddressedEnv(flat(make()), seed, stream, env_index, autoreset)
 
 

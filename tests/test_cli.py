@@ -13,6 +13,7 @@ import warnings
 from importlib.metadata import entry_points, version
 from pathlib import Path
 
+import psutil
 import pytest
 
 import graftwork.runs
@@ -356,6 +357,23 @@ def test_signal_ends_a_run_whose_environment_hangs_within_5_seconds(
     saved = load_newest(run_dir / "checkpoints")
     assert 100 <= saved.step < 120
     assert f"saved at step {saved.step:,}; `" in err.splitlines()[-1]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a process cannot ask to end with its parent")
+def test_no_process_outlives_a_trainer_that_is_killed_while_an_environment_hangs(tmp_path, monkeypatch):
+    (tmp_path / "hanging_module.py").write_text(HANGING_MODULE)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    process = started(tmp_path / "run", "steps=10_000", "env.id=hanging_module:Hanging-v0", "env.asynchronous=true")
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line == "hanging\n":
+            break
+    children = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    process.communicate()
+    assert children
+    _, alive = psutil.wait_procs(children, timeout=10)
+    assert not alive
 
 
 SLOW_MODULE = """
