@@ -1,7 +1,7 @@
 """Adam without the time that torch's spends around its kernel."""
 
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,6 +17,10 @@ class Adam(torch.optim.Adam):
     def __init__(self, parameters: Iterable[Tensor], epsilon: float = 1e-8) -> None:
         super().__init__(parameters, eps=epsilon, fused=True)
         self._moments: dict[int, _Moments] = {}  # by group
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._moments = {}
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]

@@ -18,8 +18,8 @@ class NonFiniteError(ValueError):
 class GradientStep(Generic[NetworkT, Batch]):
     """Updates `network` by gradients of `loss(network, batch) -> (scalar, metrics)`, clipped to a global norm.
 
-    Eager autograd for now. An agent gives its loss here and calls neither backward nor an optimizer, so that compiled
-    and graph-captured forms need no change to any agent. What a loss needs of other networks (a target network's
+    An agent gives its loss here and calls neither backward nor an optimizer, so that how an update is run (eager, or
+    recorded: see Recorded) needs no change to any agent. What a loss needs of other networks (a target network's
     values) is computed before, for all batches at once, and comes with the batch.
     """
 

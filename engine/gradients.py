@@ -1,6 +1,6 @@
 """Gradients of a loss by the parameters of a network."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Generic, TypeAlias, TypeVar
 
 import torch
@@ -36,5 +36,20 @@ class Gradients(Generic[NetworkT, Batch]):
         named: Mapping[str, nn.Parameter] = dict(network.named_parameters())
         loss, metrics = self._loss(network, batch)
         self._metrics = tuple(metrics)
-        gradients = torch.autograd.grad(loss, [named[name] for name in self._names])
+        parameters = [named[name] for name in self._names]
+        gradients = _own(torch.autograd.grad(loss, parameters), parameters)
         return (loss.detach(), *metrics.values(), *gradients)
+
+
+def _own(gradients: Sequence[Tensor], parameters: Sequence[Tensor]) -> list[Tensor]:
+    """Gradients laid out like their parameters and in memory of their own: a fused optimizer scales them in place.
+
+    autograd gives one tensor for two parameters that are added up, and an expanded scalar for one that is summed.
+    """
+    owned: list[Tensor] = []
+    places: set[int] = set()
+    for gradient, parameter in zip(gradients, parameters, strict=True):
+        is_own = gradient.stride() == parameter.stride() and gradient.data_ptr() not in places
+        owned.append(gradient if is_own else torch.empty_like(parameter).copy_(gradient))
+        places.add(owned[-1].data_ptr())
+    return owned

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from operator import is_not
 from types import BuiltinFunctionType
 from typing import Any, Generic, TypeAlias, TypeVar
 
@@ -9,13 +10,11 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from ..networks.blocks import has_hooks
-
 NetworkT = TypeVar("NetworkT", bound=nn.Module)
 Outputs: TypeAlias = tuple[Tensor, ...] | list[Tensor]
 
-_EAGER_FIRST = 100  # calls of a shape before it is recorded, which takes as long as some hundred of them
-_MOST_SHAPES = 4  # that are recorded; what meets more meets none of them often
+_EAGER_FIRST = 100  # calls of a form before it is recorded, which takes as long as some hundred of them
+_MOST_FORMS = 4  # that are recorded, the first to come often
 _KNOWN = ("torch.nn.", __name__.partition(".")[0] + ".")  # packages whose modules repeat what they did
 
 
@@ -23,42 +22,64 @@ class Recorded(Generic[NetworkT]):
     """`function(network, *inputs)`, whose inputs are tensors and tuples of them, and whose output is a flat tuple.
 
     For a small network on a CPU, as much time goes into autograd's graph and the Python of modules as into arithmetic.
-    Once a shape of inputs has come often, the operations that torch ran for it are recorded, rid of what does nothing,
-    and from then on simply run again: to the same bits, which is checked where the recording is made.
+    Once inputs of one form have come often, the operations that torch ran for them are recorded, rid of what does
+    nothing, and from then on simply run again: to the same bits, which is checked where the recording is made.
 
-    So the function must depend on network and inputs alone. Recorded is only what can be repeated blindly: inputs on
-    the CPU, and networks of torch's modules and ours, without hooks. All else stays eager.
+    So the function must depend on network and inputs alone, and its operations on their form alone. Recorded is only
+    what can be repeated blindly: inputs on the CPU, and networks of torch's modules and ours, without hooks. All else
+    stays eager. Another module, parameter or buffer in the network begins anew.
     """
 
     def __init__(self, function: Callable[..., Outputs], network: NetworkT) -> None:
         self._function, self._network = function, network
-        self._modules = list(network.modules())
-        self._is_known = all(type(module).__module__.startswith(_KNOWN) for module in self._modules)
-        self._seen: Counter[object] = Counter()
-        self._recordings: dict[object, Callable[..., list[Tensor]] | None] = {}  # None where there can be none
+        self._begin()
 
     def __call__(self, *inputs: Any) -> Outputs:
-        tensors = _tensors(inputs) if self._is_known else None
-        if tensors is None or any(map(has_hooks, self._modules)):
+        if self._is_changed():
+            self._begin()
+        tensors: list[Tensor] = []
+        of_inputs = _form(inputs, tensors) if self._is_known and not any(self._hooks) else None
+        if of_inputs is None:
             return self._function(self._network, *inputs)
-        shape = (self._network.training, *[tensor.shape for tensor in tensors])
-        recording = self._recordings.get(shape)
+        form = (of_inputs, *[module.training for module in self._modules])
+        recording = self._recordings.get(form)
         if recording is not None:
             with torch.no_grad():
                 return recording(*self._state, *tensors)
-        if shape not in self._recordings and len(self._recordings) < _MOST_SHAPES:
-            self._seen[shape] += 1
-            if self._seen[shape] > _EAGER_FIRST:
-                self._recordings[shape] = self._record(inputs, tensors)
+        if form not in self._recordings and len(self._recordings) < _MOST_FORMS:
+            self._seen[form] += 1
+            if self._seen[form] > _EAGER_FIRST:
+                self._recordings[form] = self._record(inputs, tensors)
         return self._function(self._network, *inputs)
+
+    def _begin(self) -> None:
+        """Take stock of the network, and forget what was recorded."""
+        modules = list(self._network.modules())
+        self._is_known = all(type(module).__module__.startswith(_KNOWN) for module in modules)
+        self._modules = modules
+        parts = (part for module in modules for part in (module._modules, module._parameters, module._buffers))
+        self._parts = [part for part in parts if part]
+        self._members = [tuple(part.values()) for part in self._parts]
+        hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+        self._hooks = [getattr(module, name) for module in modules for name in hooks]
+        self._state: list[Tensor] = [*self._network.parameters(), *self._network.buffers()]
+        self._seen: Counter[object] = Counter()
+        self._recordings: dict[object, Callable[..., list[Tensor]] | None] = {}  # None where there can be none
+
+    def _is_changed(self) -> bool:
+        return any(
+            len(part) != len(members) or any(map(is_not, part.values(), members))
+            for part, members in zip(self._parts, self._members, strict=True)
+        )
 
     def _record(self, inputs: tuple[Any, ...], tensors: list[Tensor]) -> Callable[..., list[Tensor]] | None:
         """None if it cannot be, or comes to other bits. Draws nothing from torch's stream and changes no buffer.
 
         The recording is a function of parameters, buffers and tensors.
         """
+        if any(parameter._backward_hooks for parameter in self._network.parameters()):
+            return None
         parameters, buffers = dict(self._network.named_parameters()), dict(self._network.named_buffers())
-        self._state = [*parameters.values(), *buffers.values()]
 
         def flat(*everything: Tensor) -> list[Tensor]:
             rest = iter(everything)
@@ -76,6 +97,8 @@ class Recorded(Generic[NetworkT]):
         try:
             with torch.random.fork_rng(devices=()):
                 module = result(make_fx(flat))
+                if any(map(_depends_on_values, module.graph.nodes)):
+                    return None
                 _simplify(module)
                 recording: Callable[..., list[Tensor]] = module.forward
                 with torch.no_grad():
@@ -83,7 +106,7 @@ class Recorded(Generic[NetworkT]):
                 expected = result(flat)
         except Exception:  # of whatever kind: the eager way, which comes to the same, has none
             return None
-        is_same = len(actual) == len(expected) and all(map(torch.equal, actual, expected))
+        is_same = len(actual) == len(expected) and all(map(_same, actual, expected))
         return recording if is_same else None
 
 
@@ -117,20 +140,13 @@ def _simplify(module: fx.GraphModule) -> None:
     for node in [node for node in graph.nodes if node.op == "call_function" and node.args]:
         source, target = node.args[0], node.target
         made_by = source.target if isinstance(source, fx.Node) else None
-        shape = _shape(node)
         if target is _ATEN.detach.default:
             replace(node, source)
         elif target is made_by is _ATEN.t.default:
             replace(node, source.args[0])
-        elif target is _ATEN.mul.Tensor and _is_one(source) and shape == _shape(node.args[1]):
-            replace(node, node.args[1])
         elif target in _SAME:
             if target is made_by is _ATEN.view.default:
-                source = source.args[0]
-                node.update_arg(0, source)
-            if target is _ATEN.view.default and shape == _shape(source):
-                replace(node, source)
-                continue
+                node.update_arg(0, source.args[0])
             same = first.setdefault((target, str(node.args)), node)
             if same is not node:
                 replace(node, same)
@@ -152,40 +168,44 @@ def _simplify(module: fx.GraphModule) -> None:
     module.recompile()
 
 
-def _shape(node: Any) -> torch.Size | None:
-    meta = node.meta.get("tensor_meta") if isinstance(node, fx.Node) else None
-    return None if meta is None else meta.shape
-
-
-def _is_one(node: Any) -> bool:
-    """1, in as many places as may be."""
-    while isinstance(node, fx.Node) and node.target is _ATEN.expand.default:
-        node = node.args[0]
-    return isinstance(node, fx.Node) and node.target is _ATEN.ones_like.default
-
-
 def _may_write(user: fx.Node) -> bool:
     """Whether a node may change its argument, hand it on under another name, or give it away."""
     schema = getattr(user.target, "_schema", None)
     return schema is None or any(argument.alias_info is not None for argument in schema.arguments)
 
 
-def _tensors(inputs: tuple[Any, ...]) -> list[Tensor] | None:
-    """The tensors of a tuple that may hold tuples; None if there are none, or anything else, or not on the CPU."""
-    found: list[Tensor] = []
+def _depends_on_values(node: fx.Node) -> bool:
+    """The node's shape depends on numbers, which a recording would take for given."""
+    if not isinstance(node.target, torch._ops.OpOverload) or torch.Tag.dynamic_output_shape not in node.target.tags:
+        return False
+    if node.target is not _ATEN.index.Tensor:
+        return True
+    indices = [index for index in node.args[1] if index is not None]  # type: ignore[union-attr]
+    return any(index.meta["tensor_meta"].dtype in (torch.bool, torch.uint8) for index in indices)  # type: ignore[union-attr]
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return one.dtype == other.dtype and torch.equal(one, other)
+
+
+def _form(inputs: tuple[Any, ...], tensors: list[Tensor]) -> tuple[object, ...] | None:
+    """What a recording takes for given, the tensors added to `tensors`; None if there is anything else than tensors and
+    tuples, or not on the CPU."""
+    form: list[object] = []
     for part in inputs:
         if isinstance(part, Tensor):
             if not part.is_cpu:
                 return None
-            found.append(part)
-        elif not isinstance(part, tuple):
-            return None
-        elif part:
-            inner = _tensors(part)
+            tensors.append(part)
+            form += (part.shape, part.dtype, part.stride())
+        elif isinstance(part, tuple):
+            inner = _form(part, tensors)
             if inner is None:
                 return None
-            found += inner
-    return found or None
+            form.append(inner)
+        else:
+            return None
+    return tuple(form)
 
 
 def _like(inputs: Any, tensors: Iterator[Tensor]) -> Any:

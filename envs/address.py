@@ -12,6 +12,10 @@ from .contract import one_line
 AnyEnv: TypeAlias = gymnasium.Env[Any, Any]
 
 
+class Flattened(gymnasium.wrappers.FlattenObservation):
+    """An environment whose observations we flattened, not the user."""
+
+
 class EnvironmentFailure(RuntimeError):
     """An environment raised or broke its contract; the text says which, where, and how to begin that episode again."""
 
@@ -60,7 +64,7 @@ class AddressedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
     def flattened_space(self) -> gymnasium.Space[Any] | None:
         """Of the observations before they were flattened; None if they were not."""
         env = self.env
-        return env.env.observation_space if isinstance(env, gymnasium.wrappers.FlattenObservation) else None
+        return env.env.observation_space if isinstance(env, Flattened) else None
 
     @property
     def address(self) -> Address:
@@ -111,6 +115,8 @@ class AddressedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         return self._observation, {}
 
     def _check(self, observation: Any) -> None:
+        if getattr(observation, "dtype", None) == self._dtype and observation.shape == self._shape:
+            return
         # A vector env broadcasts a wrong shape in silence.
         if np.shape(observation) != self._shape:
             raise ValueError(f"observation has shape {np.shape(observation)}, its space says {self._shape}")

@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
-import gymnasium
+import numpy as np
 import torch
+from gymnasium import spaces
 from torch import Tensor
 
 
@@ -24,14 +25,18 @@ class EnvSpec:
     num_actions: int | None  # None unless the action space is Discrete
     action_start: int  # the environment's number for action 0
     action_space: str  # as gymnasium prints it, for messages
-    flattened_space: gymnasium.Space[Any] | None = None  # that observations were flattened from, if they were
+    flattened_space: spaces.Space[Any] | None = None  # that observations were flattened from, if they were
 
     def flat(self, observation: Any) -> Any:
-        """The observation as the agent knows it; one that is of the environment's own space is flattened."""
+        """The observation as the agent knows it; one of the form that the environment gives is flattened."""
         space = self.flattened_space
-        if space is None or not space.contains(observation):
-            return observation
-        return gymnasium.spaces.flatten(space, observation)
+        if isinstance(space, spaces.Dict):
+            is_own = isinstance(observation, Mapping)
+        elif isinstance(space, spaces.Tuple):
+            is_own = isinstance(observation, tuple)
+        else:  # a discrete one: a number, or an array of numbers where the agent knows more of them
+            is_own = space is not None and np.shape(observation) == space.shape != self.observation_shape
+        return spaces.flatten(space, observation) if space is not None and is_own else observation
 
     def discrete(self, agent: str) -> int:
         """Number of actions; ValueError if the action space is not discrete."""

@@ -5,12 +5,13 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from multiprocessing import connection
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -40,6 +41,13 @@ class NonFiniteEnvError(ValueError):
     """An environment gave an observation or reward that is NaN, infinite, or so in float32."""
 
 
+class _Trainer(NamedTuple):
+    """Who steps the environments."""
+
+    process: int
+    is_main_thread: bool
+
+
 class GymnasiumEnvs:
     """`num_envs` environments of one maker, in this process or each in its own; see contract.VectorEnv.
 
@@ -61,7 +69,8 @@ class GymnasiumEnvs:
         self.num_envs = num_envs
         self.device = torch.device(device)
         self._autoreset = autoreset
-        makers = [partial(_addressed, make, seed, stream, i, autoreset, os.getpid()) for i in range(num_envs)]
+        trainer = _Trainer(os.getpid(), threading.current_thread() is threading.main_thread())
+        makers = [partial(_addressed, make, seed, stream, i, autoreset, trainer) for i in range(num_envs)]
         self._envs: SyncEnvs | AsyncVectorEnv
         if asynchronous:
             try:
@@ -222,14 +231,13 @@ def _finite(values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
 
 
 def _addressed(
-    make: Callable[[], AnyEnv], seed: int, stream: int, env_index: int, autoreset: bool, trainer: int
+    make: Callable[[], AnyEnv], seed: int, stream: int, env_index: int, autoreset: bool, trainer: _Trainer
 ) -> AddressedEnv:
-    """trainer: the process that steps the environment."""
-    if os.getpid() != trainer:
+    if os.getpid() != trainer.process:
         # Ctrl-C, and often SIGTERM, reach the whole process group; only the trainer decides when to stop.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE))
-        if sys.platform == "linux":
+        if sys.platform == "linux" and trainer.is_main_thread:  # the signal comes when the thread ends
             # A worker that waits ends with its pipe; one that hangs in a step would outlive a trainer that was killed.
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     return AddressedEnv(flat(make()), seed, stream, env_index, autoreset)

@@ -9,7 +9,7 @@ from pydantic import Field, JsonValue
 
 from ..configs.config import Config
 from ..configs.suggest import suggest
-from .address import AnyEnv
+from .address import AnyEnv, Flattened
 from .contract import one_line
 from .memory import PartialObservation
 
@@ -51,5 +51,5 @@ def flat(env: AnyEnv) -> AnyEnv:
     if isinstance(space, Box):
         return env
     if isinstance(space, Discrete | MultiBinary | MultiDiscrete | Dict | Tuple) and space.is_np_flattenable:
-        return gymnasium.wrappers.FlattenObservation(env)
+        return Flattened(env)
     raise ValueError(f"observation space {one_line(space)} is not supported: wrap the environment to observe a Box")

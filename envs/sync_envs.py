@@ -29,6 +29,7 @@ class SyncEnvs:
                 (env.action_space, self.single_action_space),
             ):
                 if space != first:
+                    self.close()
                     raise ValueError(f"environments must have one space, got {one_line(first)} and {one_line(space)}")
         assert isinstance(self.single_observation_space, Box)
         self._shape = (len(self.envs), *self.single_observation_space.shape)

@@ -55,8 +55,13 @@ class JsonlTracker:
     def load_state_dict(self, state: StateDict) -> None:
         """Raise ValueError that names a file shorter than the checkpoint saw; then neither file is changed."""
         expect_keys("the metrics files", state, {METRICS, EVALUATIONS})
-        for name, size in state.items():
-            self._lines[name].check_size(size)
+        try:
+            for name, size in state.items():
+                self._lines[name].check_size(size)
+        except ValueError:
+            for lines in self._lines.values():
+                lines.discard_if_new()
+            raise
         for name, size in state.items():
             self._lines[name].truncate(size)
 
@@ -177,11 +182,13 @@ class _Lines:
         if not isinstance(size, int) or size < 0:
             raise ValueError(f"{self._path}: its size in the checkpoint must be an integer of at least 0, got {size!r}")
         if size > self._size:
-            if self._is_new:
-                self._path.unlink()  # a state that is refused leaves no trace
             raise ValueError(f"{self._path}: {self._size} bytes, but the checkpoint was saved when it had {size}")
         if size and self._byte(size - 1) != b"\n":
             raise ValueError(f"{self._path}: altered, no line ends at byte {size} where the checkpoint saw one end")
+
+    def discard_if_new(self) -> None:
+        if self._is_new:
+            self._path.unlink()
 
     def truncate(self, size: int) -> None:
         self._file.truncate(size)

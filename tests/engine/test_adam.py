@@ -1,3 +1,5 @@
+from copy import deepcopy
+
 import pytest
 import torch
 from torch import Tensor
@@ -50,3 +52,13 @@ def test_divides_by_grad_scale_and_skips_where_found_inf_is_one() -> None:
     for a, b in zip(ours, theirs, strict=True):
         assert torch.equal(a, b)
         assert one.state[a]["step"] == other.state[b]["step"] == 2
+
+
+def test_a_copy_goes_on_by_itself() -> None:
+    ours = parameters()
+    optimizer = Adam(ours)
+    steps(optimizer, ours, 3)
+    other, theirs = deepcopy((optimizer, ours))
+    for each, tensors in ((optimizer, ours), (other, theirs)):
+        steps(each, tensors, 3)
+    assert all(torch.equal(a, b) and a is not b for a, b in zip(ours, theirs, strict=True))

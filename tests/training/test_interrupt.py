@@ -1,5 +1,6 @@
 import os
 import signal
+import sys
 import threading
 import time
 
@@ -71,6 +72,53 @@ def test_what_is_not_abandonable_is_left_to_end(number):
             os.kill(os.getpid(), number)
         time.sleep(0.4)  # the reminder comes in here, of SIGINT too
         assert stop.signal == number
+
+
+def test_second_sigint_interrupts_what_is_abandonable_at_once():
+    begun = time.monotonic()
+
+    def hang() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(10)
+
+    with pytest.raises(KeyboardInterrupt), StopRequest(patience=3) as stop, stop.abandonable():
+        hang()
+    assert time.monotonic() - begun < 2
+
+
+def test_reminder_that_is_lost_in_a_destructor_is_repeated(monkeypatch):
+    raised = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: raised.append(unraisable.exc_type))
+
+    class Slow:
+        def __del__(self) -> None:
+            time.sleep(0.4)
+
+    def hang() -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        Slow()
+        time.sleep(10)
+
+    with StopRequest(patience=0.2) as stop, pytest.raises(Abandoned), stop.abandonable():
+        hang()
+    assert raised == [Abandoned]
+
+
+def test_fork_of_the_process_is_ended_by_sigterm_and_not_by_sigint():
+    with StopRequest() as stop:
+        child = os.fork()
+        if child == 0:
+            time.sleep(30)
+            os._exit(0)
+        time.sleep(0.1)
+        os.kill(child, signal.SIGINT)
+        time.sleep(0.1)
+        assert os.waitpid(child, os.WNOHANG) == (0, 0)
+        os.kill(child, signal.SIGTERM)
+        _, status = os.waitpid(child, 0)
+        assert os.waitstatus_to_exitcode(status) == 143
+        assert not stop()
 
 
 def test_without_a_signal_nothing_is_given_up():
