@@ -108,6 +108,10 @@ def checkpoints(run_dir: Path) -> list[Path]:
         (["dqn/cartpole", "agent.kind=dqm"], "agent.kind=dqm: must be one of 'dqn', 'reinforce'; did you mean dqn"),
         (["dqn/cartpole", "seed"], "seed: an override is field=value"),
         (["dqn/cartpole", "seed=one"], "seed=one: must be an integer"),
+        (
+            ["dqn/cartpole", "agent.encoder.hidden=[10_000_000, 10_000_000]"],
+            "agent.encoder: a network of this size does not fit into memory",
+        ),
         (["dqn/cartpole", "threads=100000"], "threads=100000: must be less than or equal to 1024"),
         (["dqn/cartpole", "seed=true"], "seed=true: must be an integer"),
         (["dqn/cartpole", "seed=3.5"], "seed=3.5: must be an integer"),

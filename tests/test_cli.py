@@ -263,6 +263,19 @@ def test_evaluate_changes_nothing(finished, capsys):
     assert contents(finished) == before
 
 
+def test_home_directory_may_be_written_with_a_tilde(finished, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", str(finished.parent))
+    assert main(["evaluate", f"~/{finished.name}", "--episodes", "2"]) == 0
+
+
+def test_terminal_that_knows_only_ascii_gets_a_question_mark(finished):
+    command = [sys.executable, "-m", "graftwork", "evaluate", str(finished), "--episodes", "2"]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120, check=True)
+    assert " ? " in done.stdout
+    assert done.stdout.startswith("return ")
+
+
 def test_report_of_one_run_is_its_curve(finished, capsys):
     assert main(["report", str(finished)]) == 0
     assert capsys.readouterr().out == f"{finished / 'curve.png'}\n"
