@@ -27,7 +27,7 @@ from ..engine import (
 from ..engine.exploration import EpsilonGreedy
 from ..envs import EnvSpec
 from ..losses import double_q_learning, huber, q_learning, squared
-from ..networks import Encoder, EncoderConfig, MLPConfig, Network, QHead, State, initialise, mode
+from ..networks import Encoder, EncoderConfig, MLPConfig, Network, QHead, State, follow, initialise, mode
 from ..training.schedules import Constant, Linear, Probability, Rate, crossed
 from ..training.seeding import Seeds
 
@@ -132,8 +132,8 @@ class DQN(Agent):
         _check_parts(network, replay, config, spec)
         self.network, self.replay, self.config, self.spec = network, replay, config, spec
         self.target = deepcopy(network).requires_grad_(False)
-        self.network.eval()
-        self.target.eval()
+        for each in (self.network, self.target):
+            each.eval()  # and in train mode only while it learns, see networks.mode
         self.rollout_rows = config.rollout_rows
         self.step = 0  # environment steps learnt from
         self._generator = generator
@@ -164,13 +164,13 @@ class DQN(Agent):
         with mode(self.network, training=True):
             if config.target_rate == 1.0:
                 if crossed(config.target_period, before, self.step):
-                    self._move_target(1.0)
+                    follow(self.target, self.network, 1.0)
                 # The target stands still for the whole burst: one draw and one pass of it serve every update.
                 return self._update(self._batches(config.updates), learning_rate)
             history: list[Metrics] = []
             for _ in range(config.updates):
                 history.append(self._update(self._batches(1), learning_rate))
-                self._move_target(config.target_rate)
+                follow(self.target, self.network, config.target_rate)
             return {name: torch.stack([metrics[name] for metrics in history]).mean() for name in history[0]}
 
     @torch.no_grad()
@@ -201,13 +201,6 @@ class DQN(Agent):
             td_error = q_learning(q, batch.action, batch.reward, batch.discount, batch.next_q)
         error = huber(td_error) if self.config.loss == "huber" else squared(td_error)
         return (error * batch.weight).sum(), {"q": q.detach(), "td_error": td_error.detach().abs()}
-
-    @torch.no_grad()
-    def _move_target(self, rate: float) -> None:
-        for target, online in zip(self.target.parameters(), self.network.parameters(), strict=True):
-            target.lerp_(online, rate)
-        for buffer, online_buffer in zip(self.target.buffers(), self.network.buffers(), strict=True):
-            buffer.copy_(online_buffer)
 
     def state_dict(self) -> StateDict:
         return {

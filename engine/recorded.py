@@ -174,14 +174,14 @@ def _may_write(user: fx.Node) -> bool:
     return schema is None or any(argument.alias_info is not None for argument in schema.arguments)
 
 
-def _depends_on_values(node: fx.Node) -> bool:
+def _depends_on_values(node: Any) -> bool:
     """The node's shape depends on numbers, which a recording would take for given."""
     if not isinstance(node.target, torch._ops.OpOverload) or torch.Tag.dynamic_output_shape not in node.target.tags:
         return False
     if node.target is not _ATEN.index.Tensor:
         return True
-    indices = [index for index in node.args[1] if index is not None]  # type: ignore[union-attr]
-    return any(index.meta["tensor_meta"].dtype in (torch.bool, torch.uint8) for index in indices)  # type: ignore[union-attr]
+    indices = [index for index in node.args[1] if index is not None]
+    return any(index.meta["tensor_meta"].dtype in (torch.bool, torch.uint8) for index in indices)
 
 
 def _same(one: Tensor, other: Tensor) -> bool:

@@ -1,17 +1,12 @@
 """The one contract behind every checkpoint: explicit state out, the same state in."""
 
-from typing import Any, Protocol, TypeAlias
+from typing import Protocol
 
 from torch import nn
 
-from ..envs.contract import expect_keys
+from ..envs.state import StateDict, expect_keys
 
 __all__ = ["StateDict", "Stateful", "expect_keys", "load_weights"]
-
-# A nested tree of tensors, lists and plain JSON values. `Any` as in torch's own state_dict: a reader knows the type of
-# each entry of its own state, `expect_keys` checks that the entries are there, and training/checkpoint.py refuses other
-# leaves.
-StateDict: TypeAlias = dict[str, Any]
 
 
 class Stateful(Protocol):

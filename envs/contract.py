@@ -14,6 +14,8 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
+from .state import StateDict
+
 
 @dataclass(frozen=True)
 class EnvSpec:
@@ -65,13 +67,6 @@ class Episode:
     length: int
 
 
-def expect_keys(owner: str, state: Mapping[str, object], keys: set[str]) -> None:
-    """Raise ValueError that names the keys of `state` that `owner` misses or does not know."""
-    missing, unexpected = sorted(keys - state.keys()), sorted(state.keys() - keys)
-    if missing or unexpected:
-        raise ValueError(f"state of {owner}: missing {missing or 'nothing'}, unexpected {unexpected or 'nothing'}")
-
-
 def one_line(value: object) -> str:
     """Its text, for a message: gymnasium prints a space of many bounds over several lines."""
     return " ".join(str(value).split())
@@ -95,6 +90,6 @@ class VectorEnv(Protocol):
 
     def close(self) -> None: ...
 
-    def state_dict(self) -> dict[str, Any]: ...
+    def state_dict(self) -> StateDict: ...
 
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+    def load_state_dict(self, state: StateDict) -> None: ...

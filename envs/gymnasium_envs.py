@@ -21,8 +21,9 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 from torch import Tensor
 
 from .address import Address, AddressedEnv, AnyEnv, EnvironmentFailure
-from .contract import EnvSpec, EnvStep, Episode, expect_keys, one_line
+from .contract import EnvSpec, EnvStep, Episode, one_line
 from .make import flat
+from .state import StateDict, expect_keys
 from .statistics import EpisodeStatistics
 from .sync_envs import SyncEnvs
 
@@ -126,7 +127,7 @@ class GymnasiumEnvs:
         if isinstance(getattr(self, "_envs", None), AsyncVectorEnv):
             self.close()
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> StateDict:
         with self._answering():
             addresses: tuple[Address, ...] = self._envs.get_attr("address")
         dtype = self._envs.single_action_space.dtype
@@ -138,7 +139,7 @@ class GymnasiumEnvs:
             "statistics": self._statistics.state_dict(),
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: StateDict) -> None:
         expect_keys("environments", state, {"episode", "ended", "actions", "observation", "statistics"})
         if len(state["episode"]) != self.num_envs:
             raise ValueError(f"env.num_envs={self.num_envs}: the checkpoint holds {len(state['episode'])} environments")

@@ -3,7 +3,8 @@
 import numpy as np
 import numpy.typing as npt
 
-from .contract import Episode, expect_keys
+from .contract import Episode
+from .state import StateDict, expect_keys
 
 
 class EpisodeStatistics:
@@ -39,9 +40,9 @@ class EpisodeStatistics:
         episodes, self._finished = self._finished, []
         return episodes
 
-    def state_dict(self) -> dict[str, list[float] | list[int]]:
+    def state_dict(self) -> StateDict:
         return {"return": self._return.tolist(), "length": self._length.tolist()}
 
-    def load_state_dict(self, state: dict[str, list[float] | list[int]]) -> None:
+    def load_state_dict(self, state: StateDict) -> None:
         expect_keys("episode statistics", state, {"return", "length"})
         self._return[:], self._length[:], self._finished = state["return"], state["length"], []

@@ -9,7 +9,7 @@ from .distributions import Categorical
 from .encoder import Encoder, State
 from .heads import CategoricalHead, Head, PolicyValue, PolicyValueHead, QHead, ValueHead
 from .mlp import MLP, MLPConfig
-from .network import Network, mode
+from .network import Network, follow, mode
 from .recurrent import GRU, LSTM, GRUConfig, LSTMConfig
 
 EncoderConfig: TypeAlias = Annotated[MLPConfig | LSTMConfig | GRUConfig, Field(discriminator="kind")]
@@ -38,6 +38,7 @@ __all__ = [
     "QHead",
     "State",
     "ValueHead",
+    "follow",
     "initialise",
     "mode",
 ]

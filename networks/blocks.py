@@ -1,9 +1,9 @@
-"""What encoders are made of: activations, chains of layers and initialisation."""
+"""What encoders are made of: activations and initialisation."""
 
 from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 Activation: TypeAlias = Literal["relu", "tanh", "elu", "gelu", "silu"]
 ACTIVATIONS: dict[Activation, type[nn.Module]] = {
@@ -19,25 +19,6 @@ Initialisation: TypeAlias = Literal["uniform", "orthogonal", "he", "xavier"]
 # Jozefowicz et al. 2015, section 3.2: a forget gate that starts open. At torch's default of 0 recalling the first of
 # ten symbols stays at chance; at 2 it is learnt.
 FORGET_GATE_BIAS = 2.0
-
-
-class Chain(nn.Sequential):
-    """nn.Sequential without the time that calling a module takes: for one row it is as long as the layer's product.
-
-    Hooks of its parts are called.
-    """
-
-    def forward(self, features: Tensor) -> Tensor:
-        for part in self:
-            features = part(features) if has_hooks(part) else part.forward(features)
-        return features
-
-
-def has_hooks(module: nn.Module) -> bool:
-    """Calling the module does more than its `forward`."""
-    return bool(
-        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
-    )
 
 
 @runtime_checkable

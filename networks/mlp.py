@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ..configs.config import Config
-from .blocks import ACTIVATIONS, Activation, Chain
+from .blocks import ACTIVATIONS, Activation
 from .encoder import Encoder
 
 
@@ -50,7 +50,7 @@ class MLP(Encoder):
         layers: list[nn.Module] = []
         for fan_in, fan_out in pairwise(widths):
             layers += [nn.Linear(fan_in, fan_out), ACTIVATIONS[activation]()]
-        self.layers = Chain(*layers)
+        self.layers = nn.Sequential(*layers)
         self.out_features = widths[-1]
 
     def encode(self, observation: Tensor) -> Tensor:

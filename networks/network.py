@@ -57,3 +57,12 @@ def mode(module: nn.Module, *, training: bool) -> Iterator[None]:
     finally:
         if before != training:
             module.train(before)
+
+
+@torch.no_grad()
+def follow(target: nn.Module, online: nn.Module, rate: float) -> None:
+    """Move the parameters of `target` that share of the way to `online`, all of it at 1; its buffers are copied."""
+    for parameter, online_parameter in zip(target.parameters(), online.parameters(), strict=True):
+        parameter.lerp_(online_parameter, rate)
+    for buffer, online_buffer in zip(target.buffers(), online.buffers(), strict=True):
+        buffer.copy_(online_buffer)

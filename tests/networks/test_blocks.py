@@ -3,7 +3,6 @@ import torch
 from torch import nn
 
 from graftwork.networks import LSTM, MLP, initialise
-from graftwork.networks.blocks import Chain
 
 IN, OUT = 300, 200  # 60,000 weights: the standard error of their standard deviation is 0.3 %
 
@@ -100,26 +99,3 @@ def test_parameters_are_drawn_in_place_and_still_learn():
 def test_an_unknown_module_with_parameters_is_refused_by_name(module):
     with pytest.raises(TypeError, match=f"no initialisation is known for {type(module).__name__}"):
         initialise(nn.Sequential(nn.ReLU(), module), "uniform", torch.Generator())
-
-
-def test_chain_is_sequential():
-    layers = [nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 2)]
-    x = torch.randn(7, 3)
-    assert torch.equal(Chain(*layers)(x), nn.Sequential(*layers)(x))
-
-
-@pytest.mark.parametrize("register", ["register_forward_hook", "register_forward_pre_hook"])
-def test_chain_calls_hooks_of_its_parts(register):
-    chain, called = Chain(nn.Linear(3, 5), nn.Tanh()), []
-    handle = getattr(chain[1], register)(lambda module, *_: called.append(type(module)))
-    chain(torch.randn(7, 3))
-    handle.remove()
-    chain(torch.randn(7, 3))
-    assert called == [nn.Tanh]
-
-
-def test_chain_calls_backward_hooks_of_its_parts():
-    chain, called = Chain(nn.Linear(3, 5), nn.Tanh()), []
-    chain[1].register_full_backward_hook(lambda module, *_: called.append(type(module)))
-    chain(torch.randn(7, 3)).sum().backward()
-    assert called == [nn.Tanh]
