@@ -11,20 +11,46 @@ In short:
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .networks import Encoder
-    from .runs import Run, RunConfig, evaluate, load, load_encoder, resume, train
+    from .engine import gradient_check
+    from .networks import Encoder, encoder_for, freeze
+    from .runs import Run, RunConfig, TaskRunConfig, evaluate, load, load_encoder, resume, train
+    from .tasks import Dataset, Model, from_arrays
 
-__all__ = ["Encoder", "Run", "RunConfig", "evaluate", "load", "load_encoder", "resume", "train"]
+_HOMES = {
+    "engine": ("gradient_check",),
+    "networks": ("Encoder", "encoder_for", "freeze"),
+    "runs": ("Run", "RunConfig", "TaskRunConfig", "evaluate", "load", "load_encoder", "resume", "train"),
+    "tasks": ("Dataset", "Model", "from_arrays"),
+}
+
+__all__ = [
+    "Dataset",
+    "Encoder",
+    "Model",
+    "Run",
+    "RunConfig",
+    "TaskRunConfig",
+    "encoder_for",
+    "evaluate",
+    "freeze",
+    "from_arrays",
+    "gradient_check",
+    "load",
+    "load_encoder",
+    "resume",
+    "train",
+]
 
 if not TYPE_CHECKING:  # a type checker would take a module with __getattr__ to have every name
 
     def __getattr__(name: str) -> object:
         """A public name, imported on its first use: torch takes seconds, and `graftwork --help` does without."""
-        if name not in __all__:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        from . import networks, runs
+        from importlib import import_module
 
-        return getattr(networks if name == "Encoder" else runs, name)
+        for home, names in _HOMES.items():
+            if name in names:
+                return getattr(import_module(f".{home}", __name__), name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
     def __dir__() -> list[str]:
         return sorted({*globals(), *__all__})

@@ -69,7 +69,8 @@ def train(
     """Train from the beginning, in a new run directory.
 
     Fields that are often set: steps seed run_dir device tracker env.id env.num_envs agent.discount agent.learning_rate
-    agent.encoder.kind evaluation.period. The config.yaml of a run lists every field. Ctrl-C saves and ends.
+    agent.encoder.kind evaluation.period; of tasks: epochs data.name task.encoder.kind task.learning_rate. The
+    config.yaml of a run lists every field. Ctrl-C saves and ends.
     """
     from . import runs
 
@@ -91,12 +92,14 @@ def evaluate(
     seed: Annotated[int | None, typer.Option(help="That the episodes follow from; the run's if not given.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Play episodes that the run never saw, with its newest good checkpoint."""
-    from . import runs
+    """Play episodes that the run never saw, with its newest good checkpoint; or score a task on its test part."""
+    from . import runs, tasks
 
     result = runs.evaluate(run, episodes=episodes, seed=seed)
     if as_json:
         print(json.dumps(result.record()))
+    elif isinstance(result, tasks.Scores):
+        print(f"{result}\n\n{result.table()}")
     else:
         spread = f"from {min(result.returns):.1f} to {max(result.returns):.1f}"
         print(f"return {result.mean:.1f} ± {result.std:.1f} over {episodes} episodes, {spread} (step {result.step:,})")
@@ -121,20 +124,15 @@ def report(
         list[str], typer.Argument(metavar="RUN...", help="Run directories; seeds of one config share a line.")
     ],
     output: Annotated[
-        Path | None, typer.Option(help="The picture: RUN/curve.png for one run, else curves.png, if not given.")
+        Path | None, typer.Option(help="The picture of curves: RUN/curve.png for one run, else curves.png.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Draw learning curves."""
-    from .runs.report import draw, read_runs
+    """Draw learning curves; of a single run confusion matrices and layers too, and of stages print a table."""
+    from .runs.report import report
 
-    records = read_runs(run)
-    path = output or (records[0].run_dir / "curve.png" if len(records) == 1 else Path("curves.png"))
-    draw(records, path)
-    if as_json:
-        print(json.dumps({"picture": str(path), "runs": [record.summary() for record in records]}))
-    else:
-        print(path)
+    made = report(run, output)
+    print(json.dumps(made.record()) if as_json else made)
 
 
 def _print_version(is_wanted: bool) -> None:
@@ -158,12 +156,23 @@ def _conclude(run: "Run") -> None:
         name = signal.Signals(run.signal).name
         _say(f"{name}: saved at step {run.step:,}; `{program} resume {directory}` continues")
         raise typer.Exit(128 + run.signal)
-    print(f"run     {run.run_dir}\nstep    {run.step:,}")
+    print(f"run     {run.run_dir}")
+    for name, stage in run.stages.items():
+        print(f"{name}: {stage.evaluation or 'done before'}")
+    if run.stages:
+        print(f"\n{program} report {directory}")
+        return
+    print(f"step    {run.step:,}")
     if run.evaluation is not None:
-        result = run.evaluation
-        print(f"return  {result.mean:.1f} ± {result.std:.1f} over {len(result.returns)} greedy episodes")
-    print(f"\n{program} evaluate {directory} --episodes 100")
-    print(f"{program} resume {directory} steps={2 * run.config.steps}")
+        print(f"result  {run.evaluation}")
+    from .runs import RunConfig
+
+    if isinstance(run.config, RunConfig):
+        episodes, longer = " --episodes 100", f"steps={2 * run.config.steps}"
+    else:
+        episodes, longer = "", f"epochs={2 * run.config.epochs}"
+    print(f"\n{program} evaluate {directory}{episodes}")
+    print(f"{program} resume {directory} {longer}")
     print(f"{program} report {directory}")
 
 

@@ -4,15 +4,17 @@ Recurrence needs no second algorithm: a feed-forward network learns from sequenc
 """
 
 from copy import deepcopy
+from math import prod
 from typing import Annotated, Literal, NamedTuple
 
 import torch
+from gymnasium.spaces import Box
 from pydantic import Field, model_validator
 from torch import Tensor
 
 from ..configs.config import Config
 from ..engine import (
-    Adam,
+    AdamConfig,
     Agent,
     GradientStep,
     Metrics,
@@ -24,16 +26,39 @@ from ..engine import (
     expect_keys,
     load_weights,
 )
+from ..engine.agent import check_causal
 from ..engine.exploration import EpsilonGreedy
 from ..envs import EnvSpec
 from ..losses import double_q_learning, huber, q_learning, squared
-from ..networks import Encoder, EncoderConfig, MLPConfig, Network, QHead, State, follow, initialise, mode
+from ..networks import (
+    AuxiliaryHead,
+    Encoder,
+    EncoderConfig,
+    Heads,
+    MLPConfig,
+    Network,
+    QHead,
+    State,
+    follow,
+    has_batch_norm,
+    initialise,
+    mode,
+    parameter_groups,
+)
+from ..spaces import Observation, columns_of, one_line, rows_of
 from ..training.schedules import Constant, Linear, Probability, Rate, crossed
 from ..training.seeding import Seeds
 
 Positive = Annotated[int, Field(gt=0)]
 
 _CACHED_ROWS = 512
+
+
+class AuxiliaryConfig(Config):
+    """What else the features have to tell of the action taken: it teaches the encoder, and picks no action."""
+
+    reward: Annotated[float, Field(ge=0)] = 0.0  # weight of the squared error; 0 is no such head
+    next_observation: Annotated[float, Field(ge=0)] = 0.0  # likewise
 
 
 class DQNConfig(Config):
@@ -45,6 +70,7 @@ class DQNConfig(Config):
     max_gradient_norm: Annotated[float, Field(gt=0)] | None = 10.0
     loss: Literal["huber", "squared"] = "huber"
     double: bool = True
+    auxiliary: AuxiliaryConfig = AuxiliaryConfig()
     epsilon: Probability = Linear(start=1.0, end=0.05, steps=10_000)  # chance of a random action, by environment step
     replay_capacity: Positive = 100_000  # transitions
     learning_starts: Annotated[int, Field(ge=0)] = 1_000  # environment steps before the first update
@@ -79,11 +105,21 @@ class DQNConfig(Config):
         """A network with weights drawn from `seeds`; `encoder`, as it is, in place of the config's."""
         generator = seeds.generator("network")
         if encoder is None:
-            encoder = self.encoder.build(spec.observation_shape)
+            encoder = self.encoder.build(spec.observation_space)
             initialise(encoder, "uniform", generator)
-        head = QHead(encoder.out_features, spec.discrete("dqn"))
-        initialise(head, "uniform", generator)
-        return Network(encoder, head)
+        num_actions = spec.discrete("dqn")
+        shapes = {"reward": (), "next_observation": _observation_shape(spec, self.auxiliary)}
+        heads = {name: AuxiliaryHead(encoder.out_features, num_actions, shapes[name]) for name, _ in self.told}
+        network = Network(encoder, QHead(encoder.out_features, num_actions), Heads(heads) if heads else None)
+        for head in (network.head, network.auxiliary):
+            if head is not None:
+                initialise(head, "uniform", generator)
+        return network
+
+    @property
+    def told(self) -> list[tuple[str, float]]:
+        """The auxiliary heads and their weights."""
+        return [(name, weight) for name, weight in self.auxiliary if weight]
 
     def build(
         self, network: Network[Tensor], spec: EnvSpec, num_envs: int, seeds: Seeds, device: torch.device
@@ -93,13 +129,13 @@ class DQNConfig(Config):
         replay = ReplayBuffer(
             self.replay_capacity,
             num_envs,
-            spec.observation_shape,
-            spec.observation_dtype,
+            spec.observation_space,
             seeds.generator("replay", device),
             state=network.initial_state(num_envs),
             rollout_rows=self.rollout_rows,
         )
-        return DQN(network, replay, self, spec, seeds.generator("exploration", device))
+        exploration, dropout = (seeds.generator(name, device) for name in ("exploration", "dropout"))
+        return DQN(network, replay, self, spec, exploration, dropout)
 
 
 class Batch(NamedTuple):
@@ -108,7 +144,7 @@ class Batch(NamedTuple):
     The first rows, of number burn_in, only warm up the recurrent state; the others are learnt.
     """
 
-    observation: Tensor  # [L (+1, the successor, if double), N, *obs]
+    observation: Observation  # [L (+1, the successor, if double), N, *obs]
     is_first: Tensor  # as observation
     state: State  # before row 0, each [N, ...]
     action: Tensor  # [learnt, N]
@@ -116,6 +152,7 @@ class Batch(NamedTuple):
     discount: Tensor  # [learnt, N] of the successor
     weight: Tensor  # [learnt, N] in the loss
     next_q: Tensor  # [learnt, N, A] the target network's values of the successor
+    told: tuple[Tensor, ...]  # each [learnt, N, ...], what the auxiliary heads should tell
 
 
 class DQN(Agent):
@@ -128,7 +165,9 @@ class DQN(Agent):
         config: DQNConfig,
         spec: EnvSpec,
         generator: torch.Generator,
+        dropout: torch.Generator | None = None,
     ) -> None:
+        """generator: of actions; dropout: of what the network draws while it learns, None for torch's own stream."""
         _check_parts(network, replay, config, spec)
         self.network, self.replay, self.config, self.spec = network, replay, config, spec
         self.target = deepcopy(network).requires_grad_(False)
@@ -139,16 +178,15 @@ class DQN(Agent):
         self._generator = generator
         self._explore = EpsilonGreedy(spec.discrete("dqn"), config.epsilon.at, config.train_period, generator)
         self._greedy = Recorded(_greedy, network)
-        learnt = [parameter for parameter in network.parameters() if parameter.requires_grad]
-        optimizer = Adam(learnt, config.adam_epsilon)
-        self._update = GradientStep(self._loss, network, optimizer, config.max_gradient_norm)
+        optimizer = AdamConfig(epsilon=config.adam_epsilon).build(parameter_groups(network))
+        self._update = GradientStep(self._loss, network, optimizer, config.max_gradient_norm, dropout)
 
     def notes(self) -> list[str]:
         replay = self.replay
         return [f"replay {replay.nbytes / 1e6:,.1f} MB for {replay.num_rows * replay.num_envs:,} transitions"]
 
     @torch.no_grad()
-    def act(self, observation: Tensor, state: State, is_first: Tensor, *, explore: bool) -> Step:
+    def act(self, observation: Observation, state: State, is_first: Tensor, *, explore: bool) -> Step:
         action, *after = self._greedy(observation, state, is_first)
         return Step(self._explore(action) if explore else action, tuple(after))
 
@@ -173,6 +211,9 @@ class DQN(Agent):
                 follow(self.target, self.network, config.target_rate)
             return {name: torch.stack([metrics[name] for metrics in history]).mean() for name in history[0]}
 
+    def examine(self, wanted: bool) -> None:
+        self._update.examine(wanted)
+
     @torch.no_grad()
     def _batches(self, count: int) -> list[Batch]:
         """One draw for all batches; what the online network has no part in is computed for all of them at once."""
@@ -187,12 +228,15 @@ class DQN(Agent):
         part = max(_CACHED_ROWS // rollout.num_rows, 1) if rollout.reward.is_cpu else count * size
         next_q = torch.cat([_q(self.target, *columns, burn_in + 1) for columns in _split(rollout, part, None)], 1)
         others = (rollout.action[learnt], rollout.reward[learnt], discount, mean.flatten(1) * sample.weight, next_q)
+        told = [torch.split(_told(name, rollout)[learnt], size, 1) for name, _ in self.config.told]
         inputs = _split(rollout, size, None if self.config.double else -1)
         outputs = zip(*(torch.split(other, size, 1) for other in others), strict=True)
-        return [Batch(*columns, *more) for columns, more in zip(inputs, outputs, strict=True)]
+        targets = list(zip(*told, strict=True)) or [()] * count
+        return [Batch(*columns, *more, told=each) for columns, more, each in zip(inputs, outputs, targets, strict=True)]
 
     def _loss(self, network: Network[Tensor], batch: Batch) -> tuple[Tensor, Metrics]:
-        q = _q(network, batch.observation, batch.is_first, batch.state, self.config.burn_in)
+        features = _features(network, batch.observation, batch.is_first, batch.state, self.config.burn_in)
+        q = network.head(features)
         if self.config.double:
             td_error = double_q_learning(
                 q[:-1], batch.action, batch.reward, batch.discount, batch.next_q, q[1:].detach()
@@ -200,7 +244,13 @@ class DQN(Agent):
         else:
             td_error = q_learning(q, batch.action, batch.reward, batch.discount, batch.next_q)
         error = huber(td_error) if self.config.loss == "huber" else squared(td_error)
-        return (error * batch.weight).sum(), {"q": q.detach(), "td_error": td_error.detach().abs()}
+        loss, metrics = (error * batch.weight).sum(), {"q": q.detach(), "td_error": td_error.detach().abs()}
+        for (name, weight), target in zip(self.config.told, batch.told, strict=True):
+            # The successor's features tell nothing: they are there for the choice of its action alone.
+            prediction = _taken(network, name, features[: len(batch.action)], batch.action)
+            told = (squared(prediction - target).flatten(2).mean(-1) * batch.weight).sum()
+            loss, metrics[f"{name}_loss"] = loss + weight * told, told.detach()
+        return loss, metrics
 
     def state_dict(self) -> StateDict:
         return {
@@ -223,39 +273,79 @@ class DQN(Agent):
         self._explore.begin(self.step)
 
 
-def _greedy(network: Network[Tensor], observation: Tensor, state: State, is_first: Tensor) -> tuple[Tensor, ...]:
+def _greedy(network: Network[Tensor], observation: Observation, state: State, is_first: Tensor) -> tuple[Tensor, ...]:
     """Action of the highest value [B], and the state after the observation."""
     q, state = network.step(observation, state, is_first)
     return (q.argmax(-1), *state)
 
 
-def _q(network: Network[Tensor], observation: Tensor, is_first: Tensor, state: State, start: int) -> Tensor:
-    """Action values of the rows from `start` on, [rows, N, A]; a recurrent network first burns in on those before.
+def _told(name: str, rollout: Rollout) -> Tensor:
+    """What an auxiliary head should tell of each row, [L, N, ...]."""
+    if name == "reward":
+        return rollout.reward
+    observation = rollout.observation
+    assert isinstance(observation, Tensor)
+    successor = observation[1:].flatten(2)
+    return successor / 255 if successor.dtype == torch.uint8 else successor
+
+
+def _taken(network: Network[Tensor], name: str, features: Tensor, action: Tensor) -> Tensor:
+    """What an auxiliary head predicts for the action taken, [rows, N, ...]."""
+    assert network.auxiliary is not None
+    head = network.auxiliary[name]
+    assert isinstance(head, AuxiliaryHead)
+    return head.taken(head(features), action)
+
+
+def _q(network: Network[Tensor], observation: Observation, is_first: Tensor, state: State, start: int) -> Tensor:
+    """Action values of the rows from `start` on, [rows, N, A]."""
+    q: Tensor = network.head(_features(network, observation, is_first, state, start))
+    return q
+
+
+def _features(network: Network[Tensor], observation: Observation, is_first: Tensor, state: State, start: int) -> Tensor:
+    """Features of the rows from `start` on, [rows, N, F]; a recurrent network first burns in on those before.
 
     Each network burns in with its own weights from the stored state (Kapturowski et al. 2019, section 3).
     """
     if start:
         if state:
             with torch.no_grad():
-                _, state = network(observation[:start], state, is_first[:start])
-        observation, is_first = observation[start:], is_first[start:]
-    q: Tensor = network(observation, state, is_first)[0]
-    return q
+                _, state = network.encoder(rows_of(observation, slice(start)), state, is_first[:start])
+        observation, is_first = rows_of(observation, slice(start, None)), is_first[start:]
+    features: Tensor = network.encoder(observation, state, is_first)[0]
+    return features
 
 
-def _split(rollout: Rollout, size: int, end: int | None) -> list[tuple[Tensor, Tensor, State]]:
+def _split(rollout: Rollout, size: int, end: int | None) -> list[tuple[Observation, Tensor, State]]:
     """Observation, is_first and state, rows up to `end`, in parts of `size` columns."""
-    observation, is_first = (torch.split(x[:end], size, 1) for x in (rollout.observation, rollout.is_first))
+    observation = columns_of(rows_of(rollout.observation, slice(end)), size)
+    is_first = torch.split(rollout.is_first[:end], size, 1)
     states = list(zip(*(torch.split(part, size) for part in rollout.state), strict=True)) or [()] * len(observation)
     return list(zip(observation, is_first, states, strict=True))
 
 
+def _observation_shape(spec: EnvSpec, config: AuxiliaryConfig) -> tuple[int, ...]:
+    """Of what the next observation is told as; ValueError if it cannot be."""
+    space = spec.observation_space
+    if config.next_observation and not isinstance(space, Box):
+        raise ValueError(f"agent.auxiliary.next_observation: {spec.id} observes {one_line(space)}; allowed: a Box")
+    return (prod(space.shape or ()),)
+
+
 def _check_parts(network: Network[Tensor], replay: ReplayBuffer, config: DQNConfig, spec: EnvSpec) -> None:
     """Raise ValueError for parts that do not go together."""
+    check_causal(network)
     num_actions = spec.discrete("dqn")
-    num_values = network.probe(spec.observation_shape, spec.observation_dtype).shape[-1]
+    num_values = network.probe(spec.observation_space).shape[-1]
     if num_values != num_actions:
         raise ValueError(f"the network gives {num_values} values, but env.id={spec.id} has {num_actions} actions")
+    if config.told and (network.auxiliary is None or set(network.auxiliary.names) < {name for name, _ in config.told}):
+        raise ValueError("agent.auxiliary: the network has not got these auxiliary heads")
+    if has_batch_norm(network) and config.batch_size * (config.sequence_length - config.burn_in + config.double) == 1:
+        raise ValueError(
+            "agent.batch_size=1: batch norm can tell no deviation of one row; use at least 2, or another norm"
+        )
     learnt_rows, is_recurrent = config.sequence_length - config.burn_in, bool(network.initial_state(1))
     if config.burn_in and not is_recurrent:
         raise ValueError(f"agent.burn_in={config.burn_in}: only a recurrent encoder burns in; use 0")

@@ -8,7 +8,19 @@ from pydantic import Field
 from torch import Tensor
 
 from ..configs.config import Config
-from ..engine import Adam, Agent, GradientStep, Metrics, Recorded, Rollout, StateDict, Step, expect_keys, load_weights
+from ..engine import (
+    AdamConfig,
+    Agent,
+    GradientStep,
+    Metrics,
+    Recorded,
+    Rollout,
+    StateDict,
+    Step,
+    expect_keys,
+    load_weights,
+)
+from ..engine.agent import check_causal
 from ..envs import EnvSpec
 from ..losses import entropy, masked_mean, policy_gradient, reward_to_go, squared
 from ..networks import (
@@ -24,7 +36,9 @@ from ..networks import (
     ValueHead,
     initialise,
     mode,
+    parameter_groups,
 )
+from ..spaces import Observation
 from ..training.schedules import Constant, Rate
 from ..training.seeding import Seeds
 
@@ -49,7 +63,7 @@ class ReinforceConfig(Config):
         """A network with weights drawn from `seeds`; `encoder`, as it is, in place of the config's."""
         generator = seeds.generator("network")
         if encoder is None:
-            encoder = self.encoder.build(spec.observation_shape)
+            encoder = self.encoder.build(spec.observation_space)
             initialise(encoder, "orthogonal", generator, gain=2**0.5)
         policy = CategoricalHead(encoder.out_features, spec.discrete("reinforce"))
         initialise(policy, "orthogonal", generator, gain=0.01)  # starts near uniform (Andrychowicz et al. 2021, 3.2)
@@ -62,7 +76,8 @@ class ReinforceConfig(Config):
         self, network: Network[PolicyValue], spec: EnvSpec, num_envs: int, seeds: Seeds, device: torch.device
     ) -> "Reinforce":
         """The agent; draws its random numbers from `seeds`."""
-        return Reinforce(network.to(device), self, spec, seeds.generator("exploration", device))
+        exploration, dropout = (seeds.generator(name, device) for name in ("exploration", "dropout"))
+        return Reinforce(network.to(device), self, spec, exploration, dropout)
 
 
 @dataclass(frozen=True)
@@ -75,10 +90,17 @@ class Reinforce(Agent):
     """Policy gradient on the return of each whole episode; one update a rollout."""
 
     def __init__(
-        self, network: Network[PolicyValue], config: ReinforceConfig, spec: EnvSpec, generator: torch.Generator
+        self,
+        network: Network[PolicyValue],
+        config: ReinforceConfig,
+        spec: EnvSpec,
+        generator: torch.Generator,
+        dropout: torch.Generator | None = None,
     ) -> None:
+        """generator: of actions; dropout: of what the network draws while it learns, None for torch's own stream."""
+        check_causal(network)
         num_actions = spec.discrete("reinforce")
-        output = network.probe(spec.observation_shape, spec.observation_dtype)
+        output = network.probe(spec.observation_space)
         num_choices = output.policy.log_probs.shape[-1]
         if num_choices != num_actions:
             raise ValueError(f"the network has {num_choices} actions, but env.id={spec.id} has {num_actions}")
@@ -90,12 +112,11 @@ class Reinforce(Agent):
         self.step = 0  # environment steps learnt from
         self._generator = generator
         self._policy = Recorded(_policy, network)
-        learnt = [parameter for parameter in network.parameters() if parameter.requires_grad]
-        optimizer = Adam(learnt, config.adam_epsilon)
-        self._update = GradientStep(self._loss, network, optimizer, config.max_gradient_norm)
+        optimizer = AdamConfig(epsilon=config.adam_epsilon).build(parameter_groups(network))
+        self._update = GradientStep(self._loss, network, optimizer, config.max_gradient_norm, dropout)
 
     @torch.no_grad()
-    def act(self, observation: Tensor, state: State, is_first: Tensor, *, explore: bool) -> Step:
+    def act(self, observation: Observation, state: State, is_first: Tensor, *, explore: bool) -> Step:
         log_probs, *after = self._policy(observation, state, is_first)
         policy = Categorical(log_probs)
         action = policy.sample(self._generator) if explore else policy.mode()
@@ -106,6 +127,9 @@ class Reinforce(Agent):
         coefficient = batch.reward.new_tensor(self.config.entropy_coefficient.at(self.step))
         with mode(self.network, training=True):
             return self._update([Batch(batch, coefficient)], self.config.learning_rate.at(self.step))
+
+    def examine(self, wanted: bool) -> None:
+        self._update.examine(wanted)
 
     def _loss(self, network: Network[PolicyValue], batch: Batch) -> tuple[Tensor, Metrics]:
         rollout, valid = batch.rollout, batch.rollout.valid
@@ -155,7 +179,9 @@ class Reinforce(Agent):
         self.step = state["step"]
 
 
-def _policy(network: Network[PolicyValue], observation: Tensor, state: State, is_first: Tensor) -> tuple[Tensor, ...]:
+def _policy(
+    network: Network[PolicyValue], observation: Observation, state: State, is_first: Tensor
+) -> tuple[Tensor, ...]:
     """Log-probabilities of all actions [B, A], and the state after the observation."""
     output, state = network.step(observation, state, is_first)
     return (output.policy.log_probs, *state)

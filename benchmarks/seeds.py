@@ -3,9 +3,10 @@
     python benchmarks/seeds.py dqn/cartpole --seeds 0-9 --threshold 475
     python benchmarks/seeds.py dqn/cartpole-memory --name control agent.{encoder.kind=mlp,sequence_length=1,burn_in=0}
 
-One process a seed, on one thread, `--jobs` of them side by side. Each seed is judged by the greedy mean of 100 fresh
-episodes with the weights of its last step, never of its best one. A run that was cut short is resumed, one that is
-complete is only evaluated. Writes docs/results/NAME.csv, a row a seed, and prints the table's row.
+One process a seed, on one thread, `--jobs` of them side by side. An agent is judged by the greedy mean of 100 fresh
+episodes with the weights of its last step, never of its best one; a task by its test part, which nothing was chosen by;
+a preset of stages stage by stage. A run that was cut short is resumed, one that is complete is only evaluated. Writes
+docs/results/NAME.csv, a row a seed (and stage), and prints the table's rows.
 """
 
 import argparse
@@ -18,6 +19,9 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -36,48 +40,66 @@ def main() -> None:
     arguments = parser.parse_intermixed_args()  # overrides may come after options
     name = arguments.name or arguments.preset.replace("/", "-")
 
-    def one(seed: int) -> dict[str, object]:
+    def one(seed: int) -> list[dict[str, object]]:
         directory = arguments.runs / f"{name}-{seed}"
         begun = time.time()
         if (directory / "config.yaml").exists():
             command(["resume", str(directory)])
         else:
             command(["train", arguments.preset, *arguments.overrides, f"seed={seed}", f"run_dir={directory}"])
-        seconds = time.time() - begun
-        row = json.loads(command(["evaluate", str(directory), "--episodes", str(arguments.episodes), "--json"]))
-        returns = row["returns"]
-        result = {
-            "seed": seed,
-            "step": row["step"],
-            "mean": round(row["mean"], 2),
-            "std": round(row["std"], 2),
-            "min": min(returns),
-            "max": max(returns),
-            "episodes": row["episodes"],
-            "seconds": round(seconds, 1),
-        }
-        print(result, file=sys.stderr, flush=True)
-        return result
+        seconds = round(time.time() - begun, 1)
+        results: list[dict[str, object]] = []
+        for stage in stages(directory):
+            path = str(directory / stage)
+            row = json.loads(command(["evaluate", path, "--episodes", str(arguments.episodes), "--json"]))
+            results.append({"seed": seed, **({"stage": stage} if stage else {}), **numbers(row), "seconds": seconds})
+            print(results[-1], file=sys.stderr, flush=True)
+        return results
 
     with ThreadPoolExecutor(arguments.jobs) as pool:
-        rows = list(pool.map(one, seeds(arguments.seeds)))
+        rows = [row for rows in pool.map(one, seeds(arguments.seeds)) for row in rows]
     arguments.out.mkdir(parents=True, exist_ok=True)
     with (arguments.out / f"{name}.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        columns = list(dict.fromkeys(column for row in rows for column in row))
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    means = [float(str(row["mean"])) for row in rows]
-    cells = [name, f"{max(int(str(row['step'])) for row in rows):,}", str(len(rows))]
-    cells += [
-        f"{statistics.mean(means):.1f}",
-        f"{statistics.median(means):.1f}",
-        f"{min(means):.1f}",
-        f"{max(means):.1f}",
-    ]
-    if arguments.threshold is not None:
-        reached = sum(mean >= arguments.threshold for mean in means)
-        cells.append(f"{reached} of {len(rows)} >= {arguments.threshold:g}")
-    print(f"| {' | '.join(cells)} |")
+    for stage in dict.fromkeys(row.get("stage", "") for row in rows):
+        members = [row for row in rows if row.get("stage", "") == stage]
+        means = [next(float(str(row[column])) for column in row if column in JUDGED) for row in members]
+        digits = 1 if "mean" in members[0] else 3
+        cells = [f"{name} {stage}".rstrip(), str(len(means)), *(f"{value:.{digits}f}" for value in spread(means))]
+        if arguments.threshold is not None:
+            reached = sum(mean >= arguments.threshold for mean in means)
+            cells.append(f"{reached} of {len(means)} >= {arguments.threshold:g}")
+        print(f"| {' | '.join(cells)} |")
+
+
+JUDGED = ("mean", "accuracy", "r2")  # a return, or what the first head comes to
+
+
+def stages(directory: Path) -> list[str]:
+    """Names of a run's stages, or the run itself."""
+    tree = yaml.safe_load((directory / "config.yaml").read_text())
+    return list(tree.get("stages", [""]))
+
+
+def numbers(row: dict[str, Any]) -> dict[str, object]:
+    """What a table keeps of an evaluation."""
+    if "returns" in row:
+        kept = {"step": row["step"], "mean": row["mean"], "std": row["std"], "min": min(row["returns"])}
+        return {**kept, "max": max(row["returns"]), "episodes": row["episodes"]}
+    found: dict[str, object] = {"epoch": row["epoch"]}
+    for place, (head, scores) in enumerate(row["heads"].items()):
+        plain = {key: value for key, value in scores.items() if isinstance(value, float)}
+        found |= {key if place == 0 else f"{head}_{key}": round(value, 5) for key, value in plain.items()}
+    return found
+
+
+def spread(values: list[float]) -> tuple[float, ...]:
+    """Mean, standard deviation over seeds, median, lowest and highest."""
+    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+    return statistics.mean(values), deviation, statistics.median(values), min(values), max(values)
 
 
 def command(arguments: list[str]) -> str:

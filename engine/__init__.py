@@ -3,29 +3,41 @@
 from .adam import Adam
 from .agent import Agent, Player
 from .collector import Actor, Collector, Step
+from .diagnostics import GradientCheck, gradient_check
 from .gradient_step import GradientStep, NonFiniteError
 from .gradients import Metrics
+from .optimizers import AdagradConfig, AdamConfig, AdamWConfig, OptimizerConfig, RMSpropConfig, SGDConfig
 from .recorded import Recorded
 from .replay import ReplayBuffer, Sample
 from .rollout import Rollout
 from .stateful import StateDict, Stateful, expect_keys, load_weights
+from .stream import draws
 
 __all__ = [
     "Actor",
+    "AdagradConfig",
     "Adam",
+    "AdamConfig",
+    "AdamWConfig",
     "Agent",
     "Collector",
+    "GradientCheck",
     "GradientStep",
     "Metrics",
     "NonFiniteError",
+    "OptimizerConfig",
     "Player",
+    "RMSpropConfig",
     "Recorded",
     "ReplayBuffer",
     "Rollout",
+    "SGDConfig",
     "Sample",
     "StateDict",
     "Stateful",
     "Step",
+    "draws",
     "expect_keys",
+    "gradient_check",
     "load_weights",
 ]

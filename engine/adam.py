@@ -1,21 +1,38 @@
 """Adam without the time that torch's spends around its kernel."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.optim.optimizer import ParamsT
 
 
 class Adam(torch.optim.Adam):
-    """torch's fused Adam (Kingma & Ba 2015, algorithm 1); a step goes straight to the kernel.
+    """torch's fused Adam (Kingma & Ba 2015, algorithm 1) or AdamW; a step goes straight to the kernel.
 
     The rest of torch's step (hooks, profiling, sorting by device) takes as long as the kernel for layers of 256 units,
-    and longer for smaller ones. It is for parameters that all have a gradient, and its hooks are not called.
+    and longer for smaller ones. Its hooks are not called. As in torch's, a parameter without a gradient stays as it is,
+    and its time stands still.
     """
 
-    def __init__(self, parameters: Iterable[Tensor], epsilon: float = 1e-8) -> None:
-        super().__init__(parameters, eps=epsilon, fused=True)
+    def __init__(
+        self,
+        parameters: ParamsT,
+        epsilon: float = 1e-8,
+        betas: tuple[float, float] = (0.9, 0.999),
+        weight_decay: float = 0.0,
+    ) -> None:
+        """weight_decay: decoupled from the gradient (AdamW, Loshchilov & Hutter 2019, algorithm 2)."""
+        decoupled = weight_decay > 0
+        super().__init__(
+            parameters,
+            betas=betas,
+            eps=epsilon,
+            weight_decay=weight_decay,
+            fused=True,
+            decoupled_weight_decay=decoupled,
+        )
         self._moments: dict[int, _Moments] = {}  # by group
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -28,15 +45,19 @@ class Adam(torch.optim.Adam):
         assert closure is None
         grad_scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
         for index, group in enumerate(self.param_groups):
-            parameters = group["params"]
+            gradients = [parameter.grad for parameter in group["params"]]
+            has_gradient = [gradient is not None for gradient in gradients]
             moments = self._moments.get(index)
-            if moments is None or moments.of_first is not self.state.get(parameters[0]):  # not any more
-                moments = self._moments[index] = self._gather(parameters)
-            step = moments.steps[0]
-            step += 1
-            torch._fused_adam_(
-                parameters,
-                [parameter.grad for parameter in parameters],
+            if moments is None or moments.has_gradient != has_gradient or not self._holds(moments):
+                moments = self._moments[index] = self._gather(group["params"], has_gradient)
+            if not moments.parameters:
+                continue
+            for step in moments.clocks:
+                step += 1
+            kernel = torch._fused_adamw_ if group["decoupled_weight_decay"] else torch._fused_adam_
+            kernel(
+                moments.parameters,
+                [gradient for gradient in gradients if gradient is not None],
                 moments.means,
                 moments.squares,
                 [],
@@ -52,25 +73,39 @@ class Adam(torch.optim.Adam):
                 found_inf=found_inf,
             )
             if found_inf is not None:
-                step -= found_inf
+                for step in moments.clocks:
+                    step -= found_inf
 
-    def _gather(self, parameters: list[Tensor]) -> "_Moments":
-        states = [self.state.get(parameter) or _begin(parameter) for parameter in parameters]
-        for parameter, state in zip(parameters, states, strict=True):
-            self.state[parameter] = {**state, "step": states[0]["step"]}
-        states = [self.state[parameter] for parameter in parameters]
+    def _holds(self, moments: "_Moments") -> bool:
+        """`state` is the one that they were taken from; a state that was loaded is another."""
+        return not moments.parameters or self.state.get(moments.parameters[0]) is moments.of_first
+
+    def _gather(self, parameters: list[Tensor], has_gradient: list[bool]) -> "_Moments":
+        learnt = [parameter for parameter, has in zip(parameters, has_gradient, strict=True) if has]
+        states = [self.state.get(parameter) or _begin(parameter) for parameter in learnt]
+        # Parameters as old as each other share one clock, a copy: those that have no gradient now must not go with it.
+        clocks: dict[float, Tensor] = {}
+        for parameter, state in zip(learnt, states, strict=True):
+            age = state["step"].item()
+            if age not in clocks:
+                clocks[age] = state["step"].clone()
+            self.state[parameter] = {**state, "step": clocks[age]}
+        states = [self.state[parameter] for parameter in learnt]
         lists = ([state[key] for state in states] for key in ("step", "exp_avg", "exp_avg_sq"))
-        return _Moments(states[0], *lists)
+        return _Moments(learnt, has_gradient, states[0] if states else {}, list(clocks.values()), *lists)
 
     # torch wraps the step of every class that has not got this mark, to profile it and to call hooks.
     step.hooked = True  # type: ignore[attr-defined]
 
 
 class _Moments(NamedTuple):
-    """What a group's parameters have in `state`, as the kernel takes it."""
+    """What a group's parameters that have a gradient have in `state`, as the kernel takes it."""
 
+    parameters: list[Tensor]
+    has_gradient: list[bool]  # for each of the group's
     of_first: dict[str, Tensor]  # the first parameter's entry, by whose identity a new state is known
-    steps: list[Tensor]  # one tensor, again and again
+    clocks: list[Tensor]  # updates so far, one for all who had as many: as a rule there is but one
+    steps: list[Tensor]  # each parameter's clock
     means: list[Tensor]  # of gradients
     squares: list[Tensor]  # means of their squares
 

@@ -2,13 +2,13 @@
 
 from typing import Any, Protocol
 
-import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from ..envs.contract import EnvSpec
 from ..networks import Network, State
+from ..spaces import Observation, first_leaf, to_tensors
 from .collector import Step
 from .gradients import Metrics
 from .rollout import Rollout
@@ -27,9 +27,12 @@ class Agent(Stateful, Protocol):
         """Recurrent state before an episode."""
         return self.network.initial_state(num_envs)
 
-    def act(self, observation: Tensor, state: State, is_first: Tensor, *, explore: bool) -> Step: ...
+    def act(self, observation: Observation, state: State, is_first: Tensor, *, explore: bool) -> Step: ...
 
     def learn(self, batch: Rollout) -> Metrics: ...
+
+    def examine(self, wanted: bool) -> None:
+        """Whether the metrics of the next update should tell of each layer's activations and gradients."""
 
     def notes(self) -> list[str]:
         """What a user should know before a run begins, a line each."""
@@ -42,7 +45,8 @@ class Agent(Stateful, Protocol):
     def predict(self, observation: Any, *, deterministic: bool = True) -> npt.NDArray[Any]:
         """Action for one observation [*obs], or for each of a batch [B, *obs] -> [B]; greedy unless told otherwise.
 
-        Where the environment's observations are flattened (Discrete, Dict and the like), one of its own does as well.
+        Observations are as the environment gives them: arrays, numbers, texts, dicts, tuples. A batch of dicts is a
+        dict of batches, by the space's own keys or by leaf name (see spaces.leaves).
         ValueError if the agent has a memory: a lone observation does not say what it should remember; use `player`.
         """
         if self.initial_state(1):
@@ -62,27 +66,26 @@ class Player:
         self._state = None
 
     def __call__(self, observation: Any) -> npt.NDArray[Any]:
-        """Action for the observation [*obs] -> [], or for each of a batch [B, *obs] -> [B]."""
+        """Action for the observation [*obs] -> [], or for each of a batch [B, *obs] -> [B]; see Agent.predict."""
         spec = self._agent.spec
         device = next(self._agent.network.parameters()).device
-        observation = spec.flat(observation)
-        try:
-            if not isinstance(observation, Tensor):
-                observation = np.asarray(observation, order="C")  # a flipped image is a view that torch refuses
-            batch = torch.as_tensor(observation, dtype=spec.observation_dtype, device=device)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"observation is no array of numbers: {error}") from error
-        is_single = batch.ndim == len(spec.observation_shape)
-        if is_single:
-            batch = batch.unsqueeze(0)
-        if batch.shape[1:] != spec.observation_shape:
-            raise ValueError(f"observation has shape {tuple(batch.shape)}, expected [B, *{spec.observation_shape}]")
+        batch, is_single = to_tensors(spec.observation_space, observation, device)
+        size = len(first_leaf(batch))
         begins = self._state is None
-        state = self._agent.initial_state(len(batch)) if self._state is None else self._state
-        if state and len(state[0]) != len(batch):
-            raise ValueError(f"{len(batch)} observations, but {len(state[0])} at the step before; reset() begins anew")
-        is_first = torch.full((len(batch),), begins, device=device)
+        state = self._agent.initial_state(size) if self._state is None else self._state
+        if state and len(state[0]) != size:
+            raise ValueError(f"{size} observations, but {len(state[0])} at the step before; reset() begins anew")
+        is_first = torch.full((size,), begins, device=device)
         step = self._agent.act(batch, state, is_first, explore=not self._deterministic)
         self._state = step.state
         action: npt.NDArray[Any] = step.action.cpu().numpy() + spec.action_start
         return action[0] if is_single else action
+
+
+def check_causal(network: Network[Any]) -> None:
+    """Raise ValueError if features of a row depend on later rows."""
+    if not network.encoder.is_causal:
+        raise ValueError(
+            f"agent.encoder: an agent cannot act on the future, and this {type(network.encoder).__name__} reads it "
+            "(it is not causal); for a recurrent one set bidirectional=false"
+        )

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..envs.contract import EnvStep, Episode, VectorEnv
 from ..networks.encoder import State
+from ..spaces import Observation, map_leaves, stack
 from .rollout import Rollout
 from .stateful import StateDict, expect_keys
 
@@ -24,7 +25,7 @@ class Actor(Protocol):
 
     def initial_state(self, num_envs: int) -> State: ...
 
-    def act(self, observation: Tensor, state: State, is_first: Tensor, *, explore: bool) -> Step:
+    def act(self, observation: Observation, state: State, is_first: Tensor, *, explore: bool) -> Step:
         """observation: [B, *obs]; state: before it; is_first: [B], where the state is reset first."""
 
 
@@ -58,7 +59,7 @@ class Collector:
                 resting |= rows[-1].terminated | rows[-1].truncated
         self._row = rows[-1]
         rollout = Rollout(
-            observation=torch.stack([row.observation for row in rows]),
+            observation=stack([row.observation for row in rows]),
             is_first=torch.stack([row.is_first for row in rows]),
             action=torch.stack([step.action for step in steps]),
             log_prob=_stack([step.log_prob for step in steps]),
@@ -92,7 +93,8 @@ class Collector:
         self._env.load_state_dict(state["env"])
         device = self._env.device
         self._state = tuple(part.to(device) for part in state["recurrent"])
-        observation, is_first = state["row"]["observation"].to(device), state["row"]["is_first"].to(device)
+        observation = map_leaves(lambda leaf: leaf.to(device), state["row"]["observation"])
+        is_first = state["row"]["is_first"].to(device)
         nothing = torch.zeros_like(is_first)
         self._row = EnvStep(observation, nothing.float(), nothing, nothing, is_first)
 

@@ -1,14 +1,20 @@
 """How a loss becomes an update: the one place that calls backward and an optimizer."""
 
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from typing import Generic
 
 import torch
 from torch import Tensor
 
+from .diagnostics import measure
 from .gradients import Batch, Gradients, Metrics
+from .optimizers import begin
 from .recorded import NetworkT, Outputs
 from .stateful import StateDict, expect_keys
+from .stream import Stream, draws
+
+_STREAM = ".stream"  # no parameter is called so: parts of a name are never empty
 
 
 class NonFiniteError(ValueError):
@@ -21,6 +27,9 @@ class GradientStep(Generic[NetworkT, Batch]):
     An agent gives its loss here and calls neither backward nor an optimizer, so that how an update is run (eager, or
     recorded: see Recorded) needs no change to any agent. What a loss needs of other networks (a target network's
     values) is computed before, for all batches at once, and comes with the batch.
+
+    Trained are the optimizer's parameters whose requires_grad is set, looked up at each call: what is frozen later
+    stands still and keeps its part of the optimizer's state, and what is unfrozen goes on from there, or begins.
     """
 
     def __init__(
@@ -29,66 +38,123 @@ class GradientStep(Generic[NetworkT, Batch]):
         network: NetworkT,
         optimizer: torch.optim.Optimizer,
         max_norm: float | None = None,
+        generator: torch.Generator | None = None,
     ) -> None:
-        """optimizer: one of torch's with fused=True; max_norm: of the gradient over all its parameters, or no clip."""
-        if not optimizer.defaults.get("fused"):
-            raise ValueError(f"GradientStep needs a fused optimizer, got {type(optimizer).__name__} without fused=True")
+        """max_norm: of the gradient over all trained parameters, None for no clip.
+
+        optimizer: over parameters of `network`. With torch's fused ones an update that is not finite is skipped inside
+        their kernel; for others each update reads whether it is, which waits for the device.
+        generator: what modules draw from that know torch's global stream only (dropout), on the network's device; its
+        state is part of ours. None leaves them to the global stream.
+        """
+        self._loss, self._network = loss, network
         self._optimizer, self._max_norm = optimizer, max_norm
+        self._is_fused = bool(optimizer.defaults.get("fused"))
         owned = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-        self._parameters = {name: p for name, p in network.named_parameters() if id(p) in owned}
-        self._gradients = Gradients(loss, network, self._parameters)
+        self._owned = {name: p for name, p in network.named_parameters() if id(p) in owned}
+        if len(self._owned) < len(owned):
+            raise ValueError(f"the optimizer has {len(owned) - len(self._owned)} tensors that the network has not")
+        self._stream: Stream | None = None
+        if generator is not None and draws(network):
+            device = next(network.parameters()).device
+            if device.type != generator.device.type:
+                raise ValueError(f"the generator is on {generator.device}, but the network on {device}")
+            self._stream = Stream(generator)
+        self._buffers = [module._buffers for module in network.modules() if module._buffers]
+        self._examines = False
+        self._is_trained: list[bool] | None = None  # as of the last call, for each that is owned
 
     def __call__(self, batches: Iterable[Batch], learning_rate: float | None = None) -> Metrics:
         """One update a batch, in order; means of the metrics' entries. learning_rate: None leaves it as it is.
 
-        A metric is a tensor of any shape, the same for each batch.
+        A metric is a tensor of any shape, the same for each batch. The `rate` of a parameter group is a factor of the
+        learning rate.
 
         A batch whose loss or gradient is not finite changes nothing; NonFiniteError, after the last batch, names the
-        first such tensor.
+        first such tensor. Then the buffers, which no kernel guards (norm statistics), are as they were before the call.
         """
         if learning_rate is not None:
             for group in self._optimizer.param_groups:
-                group["lr"] = learning_rate
+                group["lr"] = learning_rate * group.get("rate", 1.0)
+        if [parameter.requires_grad for parameter in self._owned.values()] != self._is_trained:
+            self._begin()
+        buffers = [buffer for part in self._buffers for buffer in part.values() if buffer is not None]
+        before = [buffer.clone() for buffer in buffers]
         history: list[Metrics] = []
         norms: list[Tensor] = []  # of each parameter's gradient
-        for batch in batches:
-            loss, metrics, gradients = self._gradients(batch)
-            norms.append(torch.stack(torch._foreach_norm(gradients)))
-            norm = torch.linalg.vector_norm(norms[-1])
-            self._apply(gradients, norm, loss + norm)
-            history.append({"loss": loss, **metrics, "gradient_norm": norm})
-        for parameter in self._parameters.values():
+        measured: Metrics = {}
+        with self._stream or nullcontext():
+            for batch in batches:
+                if self._examines:
+                    measured = measure(self._loss, self._network, self._trained, batch)
+                    self._examines = False
+                loss, metrics, gradients = self._gradients(batch)
+                norms.append(torch.stack(torch._foreach_norm(gradients)))
+                norm = torch.linalg.vector_norm(norms[-1])
+                self._apply(gradients, norm, loss + norm)
+                history.append({"loss": loss, **metrics, "gradient_norm": norm})
+        for parameter in self._trained.values():
             parameter.grad = None
         means = {name: torch.stack([metrics[name] for metrics in history]).mean() for name in history[0]}
         if not (means["loss"] + means["gradient_norm"]).isfinite():  # the one synchronisation of a call
+            for buffer, value in zip(buffers, before, strict=True):
+                buffer.copy_(value)
             raise NonFiniteError(self._culprit(history, norms))
-        return means
+        return {**means, **measured}
+
+    def examine(self, wanted: bool = True) -> None:
+        """Whether the next call measures its first batch too, for metrics of that call alone; see diagnostics.measure.
+
+        That takes the time of an eager update, and changes nothing else.
+        """
+        self._examines = wanted
 
     def state_dict(self) -> StateDict:
-        """The optimizer's state by parameter name; the network is its owner's to save."""
+        """The optimizer's state by parameter name, and that of the stream; the network is its owner's to save."""
         state = self._optimizer.state
-        return {name: dict(state[p]) for name, p in self._parameters.items() if p in state}
+        entries: StateDict = {name: dict(state[p]) for name, p in self._owned.items() if state.get(p)}
+        return entries if self._stream is None else {**entries, _STREAM: self._stream.state_dict()}
 
     def load_state_dict(self, state: StateDict) -> None:
-        if state:
-            expect_keys("optimizer", state, set(self._parameters))
+        """Parameters that the state does not name begin anew; ValueError names those that are not the optimizer's."""
+        names = self._owned.keys() & state.keys()
+        expect_keys("optimizer", state, names if self._stream is None else names | {_STREAM})
+        for name in names if self._is_fused else ():
+            _check(name, self._owned[name], state[name])
+        if self._stream is not None:
+            self._stream.load_state_dict(state[_STREAM])
         self._optimizer.state.clear()
-        for name, entries in state.items():
-            parameter = self._parameters[name]
+        for name in names:
+            parameter = self._owned[name]
             # Copies: the optimizer updates its state in place.
             self._optimizer.state[parameter] = {
-                key: value.to(parameter.device, copy=True) for key, value in entries.items()
+                key: value.to(parameter.device, copy=True) for key, value in state[name].items()
             }
+        begin(self._optimizer)
+
+    def _begin(self) -> None:
+        """Take stock of what is trained."""
+        self._trained = {name: parameter for name, parameter in self._owned.items() if parameter.requires_grad}
+        if not self._trained:
+            raise ValueError("nothing to update: every parameter is frozen (requires_grad=False)")
+        self._gradients = Gradients(self._loss, self._network, self._trained)
+        self._is_trained = [parameter.requires_grad for parameter in self._owned.values()]
+        begin(self._optimizer)
 
     def _apply(self, gradients: Outputs, norm: Tensor, total: Tensor) -> None:
         """One optimizer step, unless `total` is not finite."""
-        # A fused optimizer divides by grad_scale and skips the step where found_inf is 1, both float32, without a
-        # synchronisation; torch's own gradient scaler sets the same two attributes.
-        scale = None if self._max_norm is None else (norm / self._max_norm).clamp(min=1.0).float()
-        setattr(self._optimizer, "grad_scale", scale)  # noqa: B010 (a type checker knows neither)
-        # x - x is NaN where x is not finite; isfinite would take five kernels.
-        setattr(self._optimizer, "found_inf", (total - total).isnan().float())  # noqa: B010
-        for parameter, gradient in zip(self._parameters.values(), gradients, strict=True):
+        scale = None if self._max_norm is None else (norm / self._max_norm).clamp(min=1.0)
+        if self._is_fused:
+            # A fused optimizer divides by grad_scale and skips the step where found_inf is 1, both float32, without a
+            # synchronisation; torch's own gradient scaler sets the same two attributes.
+            setattr(self._optimizer, "grad_scale", scale if scale is None else scale.float())  # noqa: B010
+            # x - x is NaN where x is not finite; isfinite would take five kernels.
+            setattr(self._optimizer, "found_inf", (total - total).isnan().float())  # noqa: B010 (a type checker knows neither)
+        elif not total.isfinite():
+            return
+        elif scale is not None:
+            torch._foreach_div_(gradients, scale)
+        for parameter, gradient in zip(self._trained.values(), gradients, strict=True):
             parameter.grad = gradient
         self._optimizer.step()
 
@@ -98,4 +164,12 @@ class GradientStep(Generic[NetworkT, Batch]):
             if name != "gradient_norm" and not value.mean().isfinite():
                 return f"{name} is {value.mean().item()}; the last finite weights are kept"
         parameter = int(norms[update].isfinite().logical_not().int().argmax())
-        return f"gradient of {list(self._parameters)[parameter]} is not finite; the last finite weights are kept"
+        return f"gradient of {list(self._trained)[parameter]} is not finite; the last finite weights are kept"
+
+
+def _check(name: str, parameter: Tensor, entries: StateDict) -> None:
+    """ValueError for a state of another shape, which a fused kernel would not notice."""
+    for key, value in entries.items():
+        if value.shape not in (parameter.shape, ()):
+            shapes = f"{list(value.shape)}, this one {list(parameter.shape)}"
+            raise ValueError(f"state of optimizer: {key} of {name} is {shapes}")

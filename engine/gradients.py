@@ -27,7 +27,10 @@ class Gradients(Generic[NetworkT, Batch]):
         self._flat = Recorded(self._eager, network)
 
     def __call__(self, batch: Batch) -> tuple[Tensor, Metrics, Outputs]:
-        """Loss, metrics and the gradient of each parameter, all detached."""
+        """Loss, metrics and the gradient of each parameter, all detached.
+
+        ValueError names a parameter that the loss does not depend on.
+        """
         loss, *others = self._flat(batch)
         count = len(self._metrics)
         return loss, dict(zip(self._metrics, others, strict=False)), others[count:]
@@ -37,8 +40,11 @@ class Gradients(Generic[NetworkT, Batch]):
         loss, metrics = self._loss(network, batch)
         self._metrics = tuple(metrics)
         parameters = [named[name] for name in self._names]
-        gradients = _own(torch.autograd.grad(loss, parameters), parameters)
-        return (loss.detach(), *metrics.values(), *gradients)
+        gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+        if any(gradient is None for gradient in gradients):
+            idle = next(name for name, gradient in zip(self._names, gradients, strict=True) if gradient is None)
+            raise ValueError(f"{idle} has no part in the loss; freeze it: requires_grad_(False)")
+        return (loss.detach(), *metrics.values(), *_own(gradients, parameters))
 
 
 def _own(gradients: Sequence[Tensor], parameters: Sequence[Tensor]) -> list[Tensor]:

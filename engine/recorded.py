@@ -19,11 +19,12 @@ _KNOWN = ("torch.nn.", __name__.partition(".")[0] + ".")  # packages whose modul
 
 
 class Recorded(Generic[NetworkT]):
-    """`function(network, *inputs)`, whose inputs are tensors and tuples of them, and whose output is a flat tuple.
+    """`function(network, *inputs)`; inputs are tensors, and tuples and dicts of them, and the output is a flat tuple.
 
     For a small network on a CPU, as much time goes into autograd's graph and the Python of modules as into arithmetic.
     Once inputs of one form have come often, the operations that torch ran for them are recorded, rid of what does
-    nothing, and from then on simply run again: to the same bits, which is checked where the recording is made.
+    nothing, and from then on simply run again: to the same bits, which is checked where the recording is made, in the
+    outputs, in the buffers (norm statistics) and in what is drawn from torch's stream (dropout).
 
     So the function must depend on network and inputs alone, and its operations on their form alone. Recorded is only
     what can be repeated blindly: inputs on the CPU, and networks of torch's modules and ours, without hooks. All else
@@ -89,24 +90,26 @@ class Recorded(Generic[NetworkT]):
             outputs: list[Tensor] = torch.func.functional_call(holder, held, ())
             return outputs
 
-        def result(function: Callable[..., Any]) -> Any:
+        def result(function: Callable[..., Any]) -> tuple[Any, list[Tensor]]:
+            """And what it changed: buffers and torch's stream."""
             torch.set_rng_state(random)
-            return function(*parameters.values(), *(buffer.clone() for buffer in buffers.values()), *tensors)
+            copies = [buffer.clone() for buffer in buffers.values()]
+            return function(*parameters.values(), *copies, *tensors), [*copies, torch.get_rng_state()]
 
         random = torch.get_rng_state()
         try:
             with torch.random.fork_rng(devices=()):
-                module = result(make_fx(flat))
+                module, _ = result(make_fx(flat))
                 if any(map(_depends_on_values, module.graph.nodes)):
                     return None
                 _simplify(module)
                 recording: Callable[..., list[Tensor]] = module.forward
                 with torch.no_grad():
-                    actual = result(recording)
-                expected = result(flat)
+                    actual, ours = result(recording)
+                expected, theirs = result(flat)
         except Exception:  # of whatever kind: the eager way, which comes to the same, has none
             return None
-        is_same = len(actual) == len(expected) and all(map(_same, actual, expected))
+        is_same = len(actual) == len(expected) and all(map(_same, [*actual, *ours], [*expected, *theirs]))
         return recording if is_same else None
 
 
@@ -189,8 +192,8 @@ def _same(one: Tensor, other: Tensor) -> bool:
 
 
 def _form(inputs: tuple[Any, ...], tensors: list[Tensor]) -> tuple[object, ...] | None:
-    """What a recording takes for given, the tensors added to `tensors`; None if there is anything else than tensors and
-    tuples, or not on the CPU."""
+    """What a recording takes for given, the tensors added to `tensors`; None if there is anything else than tensors,
+    tuples and dicts, or not on the CPU."""
     form: list[object] = []
     for part in inputs:
         if isinstance(part, Tensor):
@@ -203,6 +206,11 @@ def _form(inputs: tuple[Any, ...], tensors: list[Tensor]) -> tuple[object, ...] 
             if inner is None:
                 return None
             form.append(inner)
+        elif isinstance(part, dict):
+            inner = _form(tuple(part.values()), tensors)
+            if inner is None:
+                return None
+            form.append((dict, *part, inner))
         else:
             return None
     return tuple(form)
@@ -212,5 +220,7 @@ def _like(inputs: Any, tensors: Iterator[Tensor]) -> Any:
     """A tuple like `inputs` of the tensors."""
     if isinstance(inputs, Tensor):
         return next(tensors)
+    if isinstance(inputs, dict):
+        return {key: _like(part, tensors) for key, part in inputs.items()}
     parts = [_like(part, tensors) for part in inputs]
     return type(inputs)(*parts) if hasattr(inputs, "_fields") else tuple(parts)

@@ -2,11 +2,14 @@
 
 import os
 from dataclasses import dataclass
+from typing import Any
 
+import gymnasium
 import torch
 from torch import Tensor
 
 from ..networks.encoder import State
+from ..spaces import Observation, map_leaves, tensors_of, zeros
 from .rollout import Rollout
 from .stateful import StateDict, expect_keys
 
@@ -31,30 +34,29 @@ class ReplayBuffer:
         self,
         capacity: int,
         num_envs: int,
-        observation_shape: tuple[int, ...],
-        observation_dtype: torch.dtype,
+        space: gymnasium.Space[Any],
         generator: torch.Generator,
         *,
         state: State = (),
         rollout_rows: int | None = None,
     ) -> None:
-        """capacity: transitions over all environments; state: the encoder's initial state of B environments.
+        """capacity: transitions over all environments; space: what one environment observes.
 
-        rollout_rows: of every rollout to come, needed only where there is a state. Everything lives on the generator's
-        device. ValueError if the machine has not got the memory.
+        state: the encoder's initial state of B environments; rollout_rows: of every rollout to come,
+        needed only where there is a state. Everything lives on the generator's device.
+        ValueError if the machine has not got the memory.
         """
         assert rollout_rows or not state
         self.num_rows, self.num_envs = max(capacity // num_envs, 1), num_envs
         self._ring = self.num_rows + 1  # one more for the newest row's observation
         self._stride = rollout_rows if state and rollout_rows else 1  # rows between two that a sequence can begin at
         self._initial_state = state
-        self._observation_shape, self._observation_dtype = observation_shape, observation_dtype
-        self._generator = generator
+        self._space, self._generator = space, generator
         self._oldest = self._size = 0
         self._total = 0  # rows ever added
         self._allocate(torch.device("meta"))
-        tensors = (*self._rows.values(), *self._states, self._transitions, self._drawable)
-        self.nbytes = sum(tensor.nbytes for tensor in tensors)
+        rings = [ring for rows in self._stored.values() for ring in tensors_of(rows).values()]
+        self.nbytes = sum(tensor.nbytes for tensor in (*rings, *self._states, self._transitions, self._drawable))
         if generator.device.type == "cpu" and self.nbytes > _memory():
             raise ValueError(
                 f"agent.replay_capacity={capacity} needs {self.nbytes / 1e9:.1f} GB of memory, "
@@ -77,8 +79,8 @@ class ReplayBuffer:
         # The row after the newest is written over too: its observation becomes the newest successor.
         counts = torch.stack((_read(self._drawable, start, time + 1).sum(), valid.sum()))
         num_expired, num_fresh = counts.tolist()  # the one synchronisation of an `add`
-        for name, ring in self._rows.items():
-            _write(ring, start, getattr(rollout, name))
+        for name, rows in self._stored.items():
+            map_leaves(lambda ring, fresh: _write(ring, start, fresh), rows, getattr(rollout, name))
         _write(self._drawable, start, torch.cat((valid, torch.zeros_like(valid[:1]))))
         size = len(self._transitions)
         fresh = torch.nonzero_static(valid.flatten(), size=num_fresh).squeeze(1) + start * self.num_envs
@@ -108,18 +110,18 @@ class ReplayBuffer:
         rows = ((index + steps) % len(self._transitions)).flatten()  # [(length + 1) * N]
         inner = rows[: length * batch_size]
 
-        def gather(name: str, rows: Tensor) -> Tensor:
-            stored = self._rows[name].flatten(0, 1)
+        def gather(ring: Tensor, rows: Tensor) -> Tensor:
+            stored = ring.flatten(0, 1)
             return stored.index_select(0, rows).view(-1, batch_size, *stored.shape[1:])
 
         rollout = Rollout(
-            observation=gather("observation", rows),
-            is_first=gather("is_first", rows),
-            action=gather("action", inner),
+            observation=map_leaves(lambda ring: gather(ring, rows), self._observation),
+            is_first=gather(self._rows["is_first"], rows),
+            action=gather(self._rows["action"], inner),
             log_prob=None,
-            reward=gather("reward", inner),
-            terminated=gather("terminated", inner),
-            truncated=gather("truncated", inner),
+            reward=gather(self._rows["reward"], inner),
+            terminated=gather(self._rows["terminated"], inner),
+            truncated=gather(self._rows["truncated"], inner),
             state=state,
         )
         return Sample(rollout, rollout.reward.new_ones(batch_size), index)
@@ -132,7 +134,7 @@ class ReplayBuffer:
         self._use()
         used = min(self._total + 1, self._ring)
         return {
-            "rows": {name: rows[:used] for name, rows in self._rows.items()},
+            "rows": {name: map_leaves(lambda ring: ring[:used], rows) for name, rows in self._stored.items()},
             "states": list(self._states),
             "transitions": _read(self._transitions, self._oldest, self._size),
             "counters": {"total": self._total, "num_rows": self.num_rows, "num_envs": self.num_envs},
@@ -142,7 +144,7 @@ class ReplayBuffer:
     def load_state_dict(self, state: StateDict) -> None:
         """ValueError, before anything changes, if what it holds has another capacity, shape or type."""
         expect_keys("replay", state, {"rows", "states", "transitions", "counters", "generator"})
-        expect_keys("replay rows", state["rows"], set(self._rows))
+        expect_keys("replay rows", state["rows"], set(self._stored))
         expect_keys("replay counters", state["counters"], {"total", "num_rows", "num_envs"})
         old, own = (state["counters"]["num_rows"], state["counters"]["num_envs"]), (self.num_rows, self.num_envs)
         if old != own:
@@ -150,15 +152,19 @@ class ReplayBuffer:
                 f"agent.replay_capacity: the checkpoint's replay keeps {old[0]} rows of {old[1]} environments, "
                 f"this one {own[0]} of {own[1]}; leave the capacity and env.num_envs as they were"
             )
-        for name, target in self._rows.items():
-            stored: Tensor = state["rows"][name]
-            if stored.shape[1:] != target.shape[1:] or stored.dtype != target.dtype:
-                raise ValueError(f"replay: the checkpoint's {name} has another shape or type than this environment's")
+        for name, rows in self._stored.items():
+            saved, ours = _forms(state["rows"][name]), _forms(rows)
+            for leaf in {**saved, **ours}:
+                if saved.get(leaf) != ours.get(leaf):
+                    what = f"{name} {leaf!r}" if leaf else name
+                    raise ValueError(
+                        f"replay: the checkpoint's {what} has another shape or type than this environment's"
+                    )
         if [states.shape for states in state["states"]] != [states.shape for states in self._states]:
             raise ValueError("replay: the checkpoint's recurrent states have other shapes than this encoder's")
         self._use()
-        for name, target in self._rows.items():
-            target[: len(state["rows"][name])] = state["rows"][name]
+        for name, rows in self._stored.items():
+            map_leaves(lambda ring, saved: _write(ring, 0, saved), rows, state["rows"][name])
         for target, states in zip(self._states, state["states"], strict=True):
             target.copy_(states)
         transitions = state["transitions"].to(self._transitions.device)
@@ -166,6 +172,11 @@ class ReplayBuffer:
         self._transitions[: self._size] = transitions
         self._drawable.fill_(False).view(-1)[transitions] = True
         self._generator.set_state(state["generator"])
+
+    @property
+    def _stored(self) -> dict[str, Observation]:
+        """All that a rollout brings for each row, by the name it has there."""
+        return {"observation": self._observation, **self._rows}
 
     @property
     def _first_row(self) -> int:
@@ -185,8 +196,8 @@ class ReplayBuffer:
 
     def _allocate(self, device: torch.device) -> None:
         shape = (self._ring, self.num_envs)
+        self._observation = zeros(self._space, *shape, device=device)
         self._rows = {
-            "observation": torch.zeros(*shape, *self._observation_shape, dtype=self._observation_dtype, device=device),
             "is_first": torch.zeros(shape, dtype=torch.bool, device=device),
             "action": torch.zeros(shape, dtype=torch.int64, device=device),
             "reward": torch.zeros(shape, device=device),
@@ -207,12 +218,19 @@ def _read(ring: Tensor, start: int, length: int) -> Tensor:
     return ring[start : start + length] if length <= fit else torch.cat((ring[start:], ring[: length - fit]))
 
 
-def _write(ring: Tensor, start: int, rows: Tensor) -> None:
+def _write(ring: Tensor, start: int, rows: Tensor) -> Tensor:
+    """The ring, with the rows written from `start` on, past its end to its beginning."""
     fit = len(ring) - start
     if len(rows) <= fit:
         ring[start : start + len(rows)] = rows
     else:
         ring[start:], ring[: len(rows) - fit] = rows[:fit], rows[fit:]
+    return ring
+
+
+def _forms(rows: Observation) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    """Shape of a row and type, by leaf."""
+    return {name: (leaf.shape[1:], leaf.dtype) for name, leaf in tensors_of(rows).items()}
 
 
 def _memory() -> int:

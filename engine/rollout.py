@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..networks.encoder import State
+from ..spaces import Observation
 
 
 @dataclass(frozen=True)
 class Rollout:
     """T steps of B environments, time-major; row t + 1 of `observation` succeeds row t."""
 
-    observation: Tensor  # [T+1, B, *obs]
+    observation: Observation  # [T+1, B, *obs]
     is_first: Tensor  # [T+1, B] bool, observation[t] starts an episode
     action: Tensor  # [T, B]
     log_prob: Tensor | None  # [T, B] under the behaviour policy, None where no learner asks for it

@@ -6,14 +6,12 @@ from typing import Any, TypeAlias
 
 import gymnasium
 import numpy as np
+from gymnasium.spaces import Box
 
-from .contract import one_line
+from ..spaces import leaves, one_line
+from .arrays import Arrays
 
 AnyEnv: TypeAlias = gymnasium.Env[Any, Any]
-
-
-class Flattened(gymnasium.wrappers.FlattenObservation):
-    """An environment whose observations we flattened, not the user."""
 
 
 class EnvironmentFailure(RuntimeError):
@@ -51,8 +49,9 @@ class AddressedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         self._episode, self.ended = -1, True
         self._actions: list[Any] = []
         self._observation: Any = None
-        self._shape = env.observation_space.shape
-        self._dtype: Any = env.observation_space.dtype
+        space = env.observation_space
+        self._shape, self._dtype = space.shape, space.dtype
+        self._box = leaves(space)[""] if isinstance(space, Box) else None  # Arrays has checked the others
         self.restore_to: Address | None = None
 
     @property
@@ -61,10 +60,10 @@ class AddressedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         return type(self.env.unwrapped).__name__ if spec is None else spec.id
 
     @property
-    def flattened_space(self) -> gymnasium.Space[Any] | None:
-        """Of the observations before they were flattened; None if they were not."""
-        env = self.env
-        return env.env.observation_space if isinstance(env, Flattened) else None
+    def own_space(self) -> gymnasium.Space[Any]:
+        """Of the observations before we made arrays of them."""
+        space: gymnasium.Space[Any] = (self.env.env if isinstance(self.env, Arrays) else self.env).observation_space
+        return space
 
     @property
     def address(self) -> Address:
@@ -115,15 +114,11 @@ class AddressedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         return self._observation, {}
 
     def _check(self, observation: Any) -> None:
-        if getattr(observation, "dtype", None) == self._dtype and observation.shape == self._shape:
+        box = self._box
+        if box is None or (getattr(observation, "dtype", None) == self._dtype and observation.shape == self._shape):
             return
-        # A vector env broadcasts a wrong shape in silence.
-        if np.shape(observation) != self._shape:
-            raise ValueError(f"observation has shape {np.shape(observation)}, its space says {self._shape}")
-        # An asynchronous one casts in silence, fractions to 0 where its space has integers.
-        dtype = getattr(observation, "dtype", None)
-        if dtype != self._dtype and not np.can_cast(np.asarray(observation).dtype, self._dtype, "same_kind"):
-            raise ValueError(f"observation is of type {np.asarray(observation).dtype}, its space says {self._dtype}")
+        # A vector env broadcasts a wrong shape in silence; an asynchronous one casts, fractions to 0 among integers.
+        box.check(observation)
 
     def _failure(self, error: Exception) -> EnvironmentFailure:
         # Text only: an exception that cannot be pickled hangs a gymnasium AsyncVectorEnv for ever.

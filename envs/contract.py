@@ -5,40 +5,26 @@ ignored, and the row after that holds the first observation of the next episode,
 transition exactly if row t + 1 is not first, and no separate final observation exists.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
-import numpy as np
+import gymnasium
 import torch
-from gymnasium import spaces
 from torch import Tensor
 
+from ..spaces import Observation
 from .state import StateDict
 
 
 @dataclass(frozen=True)
 class EnvSpec:
-    """Shapes and types of one environment's observation and action."""
+    """What one environment observes, and how it is acted on."""
 
     id: str
-    observation_shape: tuple[int, ...]
-    observation_dtype: torch.dtype  # uint8 or float32
+    observation_space: gymnasium.Space[Any]  # the environment's own; spaces.leaves says what it looks like as tensors
     num_actions: int | None  # None unless the action space is Discrete
     action_start: int  # the environment's number for action 0
     action_space: str  # as gymnasium prints it, for messages
-    flattened_space: spaces.Space[Any] | None = None  # that observations were flattened from, if they were
-
-    def flat(self, observation: Any) -> Any:
-        """The observation as the agent knows it; one of the form that the environment gives is flattened."""
-        space = self.flattened_space
-        if isinstance(space, spaces.Dict):
-            is_own = isinstance(observation, Mapping)
-        elif isinstance(space, spaces.Tuple):
-            is_own = isinstance(observation, tuple)
-        else:  # a discrete one: a number, or an array of numbers where the agent knows more of them
-            is_own = space is not None and np.shape(observation) == space.shape != self.observation_shape
-        return spaces.flatten(space, observation) if space is not None and is_own else observation
 
     def discrete(self, agent: str) -> int:
         """Number of actions; ValueError if the action space is not discrete."""
@@ -52,7 +38,7 @@ class EnvSpec:
 class EnvStep(NamedTuple):
     """One row of every environment. B environments."""
 
-    observation: Tensor  # [B, *obs]
+    observation: Observation  # [B, *obs]
     reward: Tensor  # [B] float32, of the action that led here
     terminated: Tensor  # [B] bool
     truncated: Tensor  # [B] bool
@@ -65,11 +51,6 @@ class Episode:
 
     return_: float
     length: int
-
-
-def one_line(value: object) -> str:
-    """Its text, for a message: gymnasium prints a space of many bounds over several lines."""
-    return " ".join(str(value).split())
 
 
 class VectorEnv(Protocol):

@@ -16,13 +16,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces import Discrete
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 from torch import Tensor
 
+from ..spaces import Observation, first_leaf, leaves, map_leaves, one_line, tensors_of, zeros
 from .address import Address, AddressedEnv, AnyEnv, EnvironmentFailure
-from .contract import EnvSpec, EnvStep, Episode, one_line
-from .make import flat
+from .arrays import in_arrays
+from .contract import EnvSpec, EnvStep, Episode
 from .state import StateDict, expect_keys
 from .statistics import EpisodeStatistics
 from .sync_envs import SyncEnvs
@@ -81,10 +82,13 @@ class GymnasiumEnvs:
         else:
             self._envs = SyncEnvs(makers)
         self.spec = _spec(self._envs)
-        self._float = self.spec.observation_dtype == torch.float32
         self._ended = np.ones(num_envs, np.bool_)
         self._statistics = EpisodeStatistics(num_envs)
-        self._observation = torch.zeros(num_envs, *self.spec.observation_shape, dtype=self.spec.observation_dtype)
+        self._observation = zeros(self.spec.observation_space, num_envs)
+        parts = leaves(self.spec.observation_space).values()
+        self._floats = [leaf for leaf in parts if leaf.dtype == torch.float32]
+        self._dtype = first_leaf(self._observation).numpy().dtype  # of a lone leaf
+        self._reuses = asynchronous  # the memory of a row for the next one
 
     def reset(self, episode: int | None = None) -> EnvStep:
         observation = self._reset({"begin": episode})
@@ -135,7 +139,7 @@ class GymnasiumEnvs:
             "episode": [address.episode for address in addresses],
             "ended": [address.ended for address in addresses],
             "actions": [torch.from_numpy(np.asarray(address.actions, dtype)) for address in addresses],
-            "observation": self._observation.clone(),
+            "observation": map_leaves(torch.clone, self._observation),
             "statistics": self._statistics.state_dict(),
         }
 
@@ -146,12 +150,14 @@ class GymnasiumEnvs:
         entries = zip(state["episode"], state["actions"], state["ended"], strict=True)
         with self._answering():
             self._envs.set_attr("restore_to", [Address(e, list(a.numpy()), ended) for e, a, ended in entries])
-            replayed = self._converted(self._reset({}))
+            replayed = tensors_of(self._tensors(self._reset({})))
             self._ended = np.array(self._envs.get_attr("ended"))
         self._statistics.load_state_dict(state["statistics"])
         self._observation = state["observation"]
-        begun = np.array(state["episode"]) >= 0
-        if not np.array_equal(self._observation.numpy()[begun], replayed[begun]):
+        saved, begun = tensors_of(self._observation), np.array(state["episode"]) >= 0
+        if saved.keys() != replayed.keys() or not all(
+            np.array_equal(saved[name].numpy()[begun], replayed[name].numpy()[begun]) for name in saved
+        ):
             warnings.warn(
                 f"{self.spec.id}: replaying an episode's actions from its seed led elsewhere, so this environment is "
                 "not determined by its seed and the run continues, but not bit for bit",
@@ -160,30 +166,34 @@ class GymnasiumEnvs:
 
     def _row(
         self,
-        observation: npt.NDArray[Any],
+        observation: Any,
         reward: npt.NDArray[np.float64],
         terminated: npt.NDArray[np.bool_],
         truncated: npt.NDArray[np.bool_],
         is_first: npt.NDArray[np.bool_],
     ) -> EnvStep:
-        arrays = (self._converted(observation), reward.astype(np.float32), terminated, truncated, is_first)
-        row = EnvStep(*map(torch.from_numpy, arrays))
+        arrays = (reward.astype(np.float32), terminated, truncated, is_first)
+        row = EnvStep(self._tensors(observation), *map(torch.from_numpy, arrays))
         self._observation = row.observation
         if self.device.type != "cpu":
-            row = EnvStep(*(tensor.to(self.device, non_blocking=True) for tensor in row))
+            observation, *others = row
+            others = [tensor.to(self.device, non_blocking=True) for tensor in others]
+            row = EnvStep(map_leaves(lambda leaf: leaf.to(self.device, non_blocking=True), observation), *others)
         return row
 
-    def _converted(self, observation: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """uint8 or float32, and a copy where the vector env reuses its buffer."""
-        dtype, reuses = np.float32 if self._float else np.uint8, isinstance(self._envs, AsyncVectorEnv)
-        converted: npt.NDArray[Any] = observation.astype(dtype, copy=reuses)
-        return converted
+    def _tensors(self, observation: Any) -> Observation:
+        """Of the leaves' types, and a copy where the vector env reuses its buffer."""
+        if isinstance(observation, dict):
+            return {name: torch.from_numpy(rows.copy() if self._reuses else rows) for name, rows in observation.items()}
+        return torch.from_numpy(observation.astype(self._dtype, copy=self._reuses))
 
-    def _check_finite(self, observation: npt.NDArray[Any], reward: npt.NDArray[np.float64]) -> None:
+    def _check_finite(self, observation: Any, reward: npt.NDArray[np.float64]) -> None:
         # Counting is a fifth of what `all` takes.
-        if self._float and np.count_nonzero(finite := _finite(observation)) < finite.size:
-            env, *entry = np.argwhere(~finite)[0].tolist()
-            raise NonFiniteEnvError(f"observation of env {env} is {observation[env, *entry]} at entry {entry}")
+        for leaf in self._floats:
+            rows = observation[leaf.name] if leaf.path else observation
+            if np.count_nonzero(finite := _finite(rows)) < finite.size:
+                env, *entry = np.argwhere(~finite)[0].tolist()
+                raise NonFiniteEnvError(f"{leaf} of env {env} is {rows[env, *entry]} at entry {entry}")
         if np.count_nonzero(finite := _finite(reward)) < finite.size:
             env = int(np.flatnonzero(~finite)[0])
             raise NonFiniteEnvError(f"reward of env {env} is {reward[env]}")
@@ -241,19 +251,15 @@ def _addressed(
         if sys.platform == "linux" and trainer.is_main_thread:  # the signal comes when the thread ends
             # A worker that waits ends with its pipe; one that hangs in a step would outlive a trainer that was killed.
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    return AddressedEnv(flat(make()), seed, stream, env_index, autoreset)
+    return AddressedEnv(in_arrays(make()), seed, stream, env_index, autoreset)
 
 
 def _spec(envs: SyncEnvs | AsyncVectorEnv) -> EnvSpec:
-    observation, action = envs.single_observation_space, envs.single_action_space
-    assert isinstance(observation, Box)
-    assert observation.shape is not None
+    action = envs.single_action_space
     return EnvSpec(
         id=envs.get_attr("env_id")[0],
-        observation_shape=observation.shape,
-        observation_dtype=torch.uint8 if observation.dtype == np.uint8 else torch.float32,
+        observation_space=envs.get_attr("own_space")[0],
         num_actions=int(action.n) if isinstance(action, Discrete) else None,
         action_start=int(action.start) if isinstance(action, Discrete) else 0,
         action_space=one_line(action),
-        flattened_space=envs.get_attr("flattened_space")[0],
     )

@@ -4,13 +4,12 @@ from collections.abc import Callable
 from typing import Annotated
 
 import gymnasium
-from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tuple
 from pydantic import Field, JsonValue
 
 from ..configs.config import Config
 from ..configs.suggest import suggest
-from .address import AnyEnv, Flattened
-from .contract import one_line
+from ..spaces import one_line
+from .address import AnyEnv
 from .memory import PartialObservation
 
 
@@ -43,13 +42,3 @@ def env_maker(config: EnvConfig) -> Callable[[], AnyEnv]:
         return env if config.observe is None else PartialObservation(env, config.observe)
 
     return make
-
-
-def flat(env: AnyEnv) -> AnyEnv:
-    """The environment with a Box observation: discrete ones become one-hot, dicts and tuples are joined."""
-    space = env.observation_space
-    if isinstance(space, Box):
-        return env
-    if isinstance(space, Discrete | MultiBinary | MultiDiscrete | Dict | Tuple) and space.is_np_flattenable:
-        return Flattened(env)
-    raise ValueError(f"observation space {one_line(space)} is not supported: wrap the environment to observe a Box")

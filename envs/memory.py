@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium.spaces import Box
 
+from ..spaces import one_line
 from .address import AnyEnv
-from .contract import one_line
 
 
 class PartialObservation(gymnasium.ObservationWrapper[npt.NDArray[Any], Any, npt.NDArray[Any]]):

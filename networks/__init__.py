@@ -4,18 +4,58 @@ from typing import Annotated, TypeAlias
 
 from pydantic import Field
 
-from .blocks import Activation, Initialisation, initialise
-from .distributions import Categorical
+from .blocks import Activation, Initialisation, Norm, has_batch_norm, initialise
+from .choose import AutoConfig, config_for, encoder_for
+from .combined import Combined, CombinedConfig
+from .conv import Conv, ConvConfig, ConvLayer
+from .distributions import Bernoulli, Categorical, Gaussian, MultiCategorical, SquashedGaussian
 from .encoder import Encoder, State
-from .heads import CategoricalHead, Head, PolicyValue, PolicyValueHead, QHead, ValueHead
+from .freezing import Freeze, Group, freeze, num_frozen_blocks, parameter_groups
+from .heads import (
+    AuxiliaryHead,
+    BernoulliHead,
+    CategoricalHead,
+    ClassHead,
+    DuelingQHead,
+    EmbeddingHead,
+    GaussianHead,
+    Head,
+    Heads,
+    MultiCategoricalHead,
+    PolicyValue,
+    PolicyValueHead,
+    QHead,
+    RegressionHead,
+    SquashedGaussianHead,
+    ValueHead,
+)
+from .impala import Impala, ImpalaConfig
+from .inception import Inception, InceptionConfig, InceptionNet, InceptionWidths
 from .mlp import MLP, MLPConfig
 from .network import Network, follow, mode
+from .normalised import Normalised, NormalisedConfig
 from .recurrent import GRU, LSTM, GRUConfig, LSTMConfig
+from .resnet import ResNet, ResNetConfig
+from .tokens import EmbeddingConfig, TokenEmbedding
+from .torchvision_names import load_torchvision
 
-EncoderConfig: TypeAlias = Annotated[MLPConfig | LSTMConfig | GRUConfig, Field(discriminator="kind")]
+EncoderConfig: TypeAlias = Annotated[
+    AutoConfig
+    | MLPConfig
+    | ConvConfig
+    | ImpalaConfig
+    | ResNetConfig
+    | InceptionConfig
+    | LSTMConfig
+    | GRUConfig
+    | EmbeddingConfig
+    | CombinedConfig
+    | NormalisedConfig,
+    Field(discriminator="kind"),
+]
 """Every encoder that a config can name. Add one here and the contract test, the CLI and the presets know it."""
 
-for _config in (LSTMConfig, GRUConfig):
+for _config in (LSTMConfig, GRUConfig, CombinedConfig, NormalisedConfig):
     _config.model_rebuild(_types_namespace={"EncoderConfig": EncoderConfig})
 
 __all__ = [
@@ -23,22 +63,64 @@ __all__ = [
     "LSTM",
     "MLP",
     "Activation",
+    "AutoConfig",
+    "AuxiliaryHead",
+    "Bernoulli",
+    "BernoulliHead",
     "Categorical",
     "CategoricalHead",
+    "ClassHead",
+    "Combined",
+    "CombinedConfig",
+    "Conv",
+    "ConvConfig",
+    "ConvLayer",
+    "DuelingQHead",
+    "EmbeddingConfig",
+    "EmbeddingHead",
     "Encoder",
     "EncoderConfig",
+    "Freeze",
     "GRUConfig",
+    "Gaussian",
+    "GaussianHead",
+    "Group",
     "Head",
+    "Heads",
+    "Impala",
+    "ImpalaConfig",
+    "Inception",
+    "InceptionConfig",
+    "InceptionNet",
+    "InceptionWidths",
     "Initialisation",
     "LSTMConfig",
     "MLPConfig",
+    "MultiCategorical",
+    "MultiCategoricalHead",
     "Network",
+    "Norm",
+    "Normalised",
+    "NormalisedConfig",
     "PolicyValue",
     "PolicyValueHead",
     "QHead",
+    "RegressionHead",
+    "ResNet",
+    "ResNetConfig",
+    "SquashedGaussian",
+    "SquashedGaussianHead",
     "State",
+    "TokenEmbedding",
     "ValueHead",
+    "config_for",
+    "encoder_for",
     "follow",
+    "freeze",
+    "has_batch_norm",
     "initialise",
+    "load_torchvision",
     "mode",
+    "num_frozen_blocks",
+    "parameter_groups",
 ]

@@ -1,8 +1,10 @@
 """The contract between observations and everything that learns from them."""
 
-from typing import TypeAlias
+from typing import Self, TypeAlias
 
 from torch import Tensor, nn
+
+from ..spaces import Observation, first_leaf, map_leaves
 
 State: TypeAlias = tuple[Tensor, ...]
 """Recurrent state before an observation, each [B, ...]; `()` when feed-forward."""
@@ -12,32 +14,71 @@ class Encoder(nn.Module):
     """Maps time-major observations to features, with the recurrent state explicit: in as an argument, out as a result.
 
     An encoder holds parameters only. A feed-forward one writes `encode` and inherits the rest; a recurrent one
-    overrides `initial_state` and `forward`.
+    overrides `initial_state` and `forward`. An observation [..., *obs] is a tensor, or a dict of them where the space
+    is a Dict or a Tuple (see spaces.leaves).
     """
 
     out_features: int
+    rate_decay = 1.0  # each block learns at this share of the rate of the one after it, see freezing.parameter_groups
+    is_causal = True  # features of a row depend on no later row; an agent cannot act on others
 
     def initial_state(self, batch_size: int) -> State:
         """State at the start of an episode, each [batch_size, ...], on the parameters' device."""
         return ()
 
-    def forward(self, observation: Tensor, state: State = (), is_first: Tensor | None = None) -> tuple[Tensor, State]:
+    def forward(
+        self, observation: Observation, state: State = (), is_first: Tensor | None = None
+    ) -> tuple[Tensor, State]:
         """Features and the state after the last row.
 
         observation: [T, B, *obs]; state: before row 0; is_first: [T, B] bool, rows whose state is reset before they are
         read, None to promise that no row is. -> [T, B, F], state.
         """
-        time, batch = observation.shape[:2]
-        features = self.encode(observation.flatten(0, 1))
+        time, batch = first_leaf(observation).shape[:2]
+        features = self.encode(map_leaves(_rows, observation))
         return features.view(time, batch, self.out_features), state
 
-    def step(self, observation: Tensor, state: State, is_first: Tensor) -> tuple[Tensor, State]:
+    def step(self, observation: Observation, state: State, is_first: Tensor) -> tuple[Tensor, State]:
         """`forward` of one row: [B, *obs], state, [B] -> [B, F], state."""
         if type(self).forward is Encoder.forward:  # it writes `encode`: spare what puts rows together
             return self.encode(observation), state
-        features, state = self(observation.unsqueeze(0), state, is_first.unsqueeze(0))
+        features, state = self(map_leaves(_one_row, observation), state, is_first.unsqueeze(0))
         return features[0], state
 
-    def encode(self, observation: Tensor) -> Tensor:
+    def encode(self, observation: Observation) -> Tensor:
         """Features of independent observations: [N, *obs] -> [N, F]."""
         raise NotImplementedError(f"{type(self).__name__} defines neither encode nor forward")
+
+    def blocks(self) -> list[list[str]]:
+        """What is frozen together and learns at one rate, from the input on: names of sub-modules and parameters.
+
+        Every parameter belongs to one block. One whole, unless an encoder says more.
+        """
+        return [[name for name, _ in self.named_parameters()]]
+
+    def train(self, mode: bool = True) -> Self:
+        """As of any module, but what is frozen stays in eval mode: no dropout there, and norm statistics stand still.
+
+        Frozen is a module all of whose parameters have requires_grad=False.
+        """
+        super().train(mode)
+        if mode:
+            _rest_if_frozen(self)
+        return self
+
+
+def _rest_if_frozen(module: nn.Module) -> None:
+    parameters = list(module.parameters())
+    if parameters and not any(parameter.requires_grad for parameter in parameters):
+        nn.Module.train(module, False)
+    else:
+        for child in module.children():
+            _rest_if_frozen(child)
+
+
+def _rows(leaf: Tensor) -> Tensor:
+    return leaf.flatten(0, 1)
+
+
+def _one_row(leaf: Tensor) -> Tensor:
+    return leaf.unsqueeze(0)

@@ -1,13 +1,20 @@
 """What is read off an encoder's features."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite, prod
 from typing import Generic, TypeVar
 
+import torch
 from torch import Tensor, nn
 
-from .distributions import Categorical
+from ..configs.suggest import suggest
+from .distributions import Bernoulli, Categorical, Gaussian, MultiCategorical, SquashedGaussian
 
 Output = TypeVar("Output")
+
+# Haarnoja et al. 2018, the authors' code: deviations from 2e-9 to 7.4.
+MIN_LOG_STD, MAX_LOG_STD = -20.0, 2.0
 
 
 class Head(nn.Module, Generic[Output]):
@@ -26,6 +33,23 @@ class QHead(Head[Tensor]):
 
     def forward(self, features: Tensor) -> Tensor:
         q: Tensor = self.linear(features)
+        return q
+
+
+class DuelingQHead(Head[Tensor]):
+    """Action values, as a state value plus what each action has over the mean action: [..., F] -> [..., A].
+
+    `hidden`: width of a ReLU layer in each of the two streams; None makes both linear.
+    Source: Wang et al. 2016, eq. 9.
+    """
+
+    def __init__(self, in_features: int, num_actions: int, hidden: int | None = None) -> None:
+        super().__init__()
+        self.value, self.advantage = (_stream(in_features, hidden, width) for width in (1, num_actions))
+
+    def forward(self, features: Tensor) -> Tensor:
+        advantage: Tensor = self.advantage(features)
+        q: Tensor = self.value(features) + advantage - advantage.mean(-1, keepdim=True)
         return q
 
 
@@ -52,6 +76,176 @@ class CategoricalHead(Head[Categorical]):
         return Categorical.from_logits(self.linear(features))
 
 
+class MultiCategoricalHead(Head[MultiCategorical]):
+    """Policy over K discrete choices at once, of `sizes` options each: [..., F] -> actions [..., K]."""
+
+    def __init__(self, in_features: int, sizes: Sequence[int]) -> None:
+        super().__init__()
+        self.sizes = tuple(sizes)
+        self.linear = nn.Linear(in_features, sum(self.sizes))
+
+    def forward(self, features: Tensor) -> MultiCategorical:
+        return MultiCategorical.from_logits(self.linear(features), self.sizes)
+
+
+class BernoulliHead(Head[Bernoulli]):
+    """Policy over K bits: [..., F] -> actions [..., K]."""
+
+    def __init__(self, in_features: int, action_size: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(in_features, action_size)
+
+    def forward(self, features: Tensor) -> Bernoulli:
+        return Bernoulli(self.linear(features))
+
+
+class GaussianHead(Head[Gaussian]):
+    """Policy over K unbounded numbers: [..., F] -> actions [..., K].
+
+    The mean depends on the features. The deviation does not: `log_std` [K] is a parameter, the same in every state, as
+    in Schulman et al. 2015 (TRPO), that starts at the number given and acts as if clamped to [-20, 2].
+    """
+
+    def __init__(self, in_features: int, action_size: int, log_std: float = 0.0) -> None:
+        super().__init__()
+        self.linear = nn.Linear(in_features, action_size)
+        self.log_std = nn.Parameter(torch.full((action_size,), log_std))
+        self._first_log_std = log_std
+
+    @torch.no_grad()
+    def initialise_own_weights(self, generator: torch.Generator) -> None:
+        """Back to the first deviation; nothing is drawn."""
+        self.log_std.fill_(self._first_log_std)
+
+    def forward(self, features: Tensor) -> Gaussian:
+        mean: Tensor = self.linear(features)
+        # Clamped in value, not in gradient: clamp's is 0 outside, so a parameter that left the range could not return.
+        log_std = self.log_std + (self.log_std.clamp(MIN_LOG_STD, MAX_LOG_STD) - self.log_std).detach()
+        return Gaussian(mean, log_std.expand_as(mean))
+
+
+class SquashedGaussianHead(Head[SquashedGaussian]):
+    """Policy over K numbers between `low` and `high`: [..., F] -> actions [..., K].
+
+    Mean and deviation both depend on the features, the log of the latter clamped to [-20, 2]. The bounds belong to the
+    state_dict, as they do to what was learnt. Raises ValueError unless each low is a finite number below its high.
+    Source: Haarnoja et al. 2018, appendix C.
+    """
+
+    low: Tensor
+    high: Tensor
+
+    def __init__(self, in_features: int, low: Sequence[float], high: Sequence[float]) -> None:
+        super().__init__()
+        if len(low) != len(high):
+            raise ValueError(f"low and high must be of one length, got {len(low)} and {len(high)} numbers")
+        for entry, (least, most) in enumerate(zip(low, high, strict=True)):
+            if not (isfinite(least) and isfinite(most) and least < most):
+                raise ValueError(
+                    f"entry {entry} of low and high must be finite with low < high, got {least} and {most}; "
+                    "for an unbounded action use GaussianHead"
+                )
+        self.mean, self.log_std = (nn.Linear(in_features, len(low)) for _ in range(2))
+        self.register_buffer("low", torch.tensor(low, dtype=torch.get_default_dtype()))
+        self.register_buffer("high", torch.tensor(high, dtype=torch.get_default_dtype()))
+
+    def forward(self, features: Tensor) -> SquashedGaussian:
+        log_std = self.log_std(features).clamp(MIN_LOG_STD, MAX_LOG_STD)
+        return SquashedGaussian(self.mean(features), log_std, self.low, self.high)
+
+
+class ClassHead(Head[Tensor]):
+    """Unnormalised log-probabilities of C classes: [..., F] -> [..., C]."""
+
+    def __init__(self, in_features: int, num_classes: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(in_features, num_classes)
+
+    def forward(self, features: Tensor) -> Tensor:
+        logits: Tensor = self.linear(features)
+        return logits
+
+
+class RegressionHead(Head[Tensor]):
+    """Unbounded numbers: [..., F] -> [..., *shape], so one number of `shape` () has no column of its own."""
+
+    def __init__(self, in_features: int, shape: Sequence[int] = ()) -> None:
+        super().__init__()
+        self.shape = tuple(shape)
+        self.linear = nn.Linear(in_features, prod(self.shape))
+
+    def forward(self, features: Tensor) -> Tensor:
+        prediction: Tensor = self.linear(features)
+        return prediction.view((*features.shape[:-1], *self.shape))
+
+
+class AuxiliaryHead(Head[Tensor]):
+    """What each action would lead to, say its reward or the next observation: [..., F] -> [..., A, *shape]."""
+
+    def __init__(self, in_features: int, num_actions: int, shape: Sequence[int] = ()) -> None:
+        super().__init__()
+        self.shape = (num_actions, *shape)
+        self.linear = nn.Linear(in_features, prod(self.shape))
+
+    def forward(self, features: Tensor) -> Tensor:
+        prediction: Tensor = self.linear(features)
+        return prediction.view((*features.shape[:-1], *self.shape))
+
+    def taken(self, prediction: Tensor, action: Tensor) -> Tensor:
+        """The prediction for the action taken: [..., A, *shape], [...] int64 -> [..., *shape]."""
+        index = action.view(action.shape + (1,) * len(self.shape))
+        return prediction.take_along_dim(index, action.ndim).squeeze(action.ndim)
+
+
+class EmbeddingHead(Head[Tensor]):
+    """Vectors of unit length: [..., F] -> [..., D].
+
+    A vector shorter than 1e-12 has no direction: it becomes 0, with a zero gradient.
+    """
+
+    def __init__(self, in_features: int, size: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(in_features, size)
+
+    def forward(self, features: Tensor) -> Tensor:
+        vector: Tensor = self.linear(features)
+        square = vector.square().sum(-1, keepdim=True)
+        has_direction = square > 1e-24
+        # Replaced before the root too: its gradient at 0 is infinite, and infinity times the outer 0 is NaN.
+        length = torch.where(has_direction, square, 1.0).sqrt()
+        return torch.where(has_direction, vector / length, 0.0)
+
+
+class Heads(Head[dict[str, Output]], Generic[Output]):
+    """Several heads on the same features: [..., F] -> a dict of their outputs by name. `heads[name]` is a head.
+
+    Raises ValueError for no heads, for a name that is empty or has a dot, which parts names in a state_dict, and for
+    `heads[name]` of no such head.
+    """
+
+    def __init__(self, heads: Mapping[str, Head[Output]]) -> None:
+        super().__init__()
+        if not heads:
+            raise ValueError("heads must hold at least one head, got none")
+        for name, head in heads.items():
+            if not name or "." in name:
+                raise ValueError(f"a head's name must be text without a dot, got {name!r}")
+            # Under its bare name, a head called "type" or "forward" would stand against nn.Module's own.
+            self.add_module(f"head_{name}", head)
+        self.names = tuple(heads)
+
+    def __getitem__(self, name: str) -> Head[Output]:
+        if name not in self.names:
+            raise ValueError(
+                f"no head is called {name!r}; there are {', '.join(self.names)}{suggest(name, self.names)}"
+            )
+        head: Head[Output] = getattr(self, f"head_{name}")
+        return head
+
+    def forward(self, features: Tensor) -> dict[str, Output]:
+        return {name: self[name](features) for name in self.names}
+
+
 @dataclass(frozen=True)
 class PolicyValue:
     policy: Categorical
@@ -67,3 +261,9 @@ class PolicyValueHead(Head[PolicyValue]):
 
     def forward(self, features: Tensor) -> PolicyValue:
         return PolicyValue(self.policy(features), None if self.value is None else self.value(features))
+
+
+def _stream(in_features: int, hidden: int | None, width: int) -> nn.Module:
+    if hidden is None:
+        return nn.Linear(in_features, width)
+    return nn.Sequential(nn.Linear(in_features, hidden), nn.ReLU(), nn.Linear(hidden, width))

@@ -1,47 +1,55 @@
 """One encoder and one head: what an agent learns."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Generic
+from typing import Any, Generic
 
+import gymnasium
 import torch
 from torch import Tensor, nn
 
+from ..spaces import Observation, one_line, zeros
 from .encoder import Encoder, State
-from .heads import Head, Output
+from .heads import Head, Heads, Output
 
 
 class Network(nn.Module, Generic[Output]):
-    """An encoder with a head on its features."""
+    """An encoder with a head on its features, and perhaps others that only teach the encoder.
 
-    def __init__(self, encoder: Encoder, head: Head[Output]) -> None:
+    What the auxiliary heads tell is no part of the output: a loss asks them itself.
+    """
+
+    def __init__(self, encoder: Encoder, head: Head[Output], auxiliary: Heads[Tensor] | None = None) -> None:
         super().__init__()
-        self.encoder, self.head = encoder, head
+        self.encoder, self.head, self.auxiliary = encoder, head, auxiliary
 
     def initial_state(self, batch_size: int) -> State:
         return self.encoder.initial_state(batch_size)
 
-    def forward(self, observation: Tensor, state: State = (), is_first: Tensor | None = None) -> tuple[Output, State]:
+    def forward(
+        self, observation: Observation, state: State = (), is_first: Tensor | None = None
+    ) -> tuple[Output, State]:
         """The head's output over [T, B] and the recurrent state after the last row; arguments as in Encoder.forward."""
         features, state = self.encoder(observation, state, is_first)
         return self.head(features), state
 
-    def step(self, observation: Tensor, state: State, is_first: Tensor) -> tuple[Output, State]:
+    def step(self, observation: Observation, state: State, is_first: Tensor) -> tuple[Output, State]:
         """`forward` of one row, which acting is made of: [B, *obs], state, [B] -> output over [B], state."""
         features, state = self.encoder.step(observation, state, is_first)
         return self.head(features), state
 
     @torch.no_grad()
-    def probe(self, observation_shape: Sequence[int], dtype: torch.dtype) -> Output:
+    def probe(self, space: gymnasium.Space[Any]) -> Output:
         """The head's output for one observation of zeros, [1, 1, ...]; ValueError if the network does not take it."""
-        shape = list(observation_shape)
-        observation = torch.zeros(1, 1, *shape, dtype=dtype, device=next(self.parameters()).device)
+        observation = zeros(space, 1, 1, device=next(self.parameters()).device)
         try:
             with mode(self, training=False):
                 output: Output = self(observation)[0]
-        except RuntimeError as error:
-            reason = str(error).splitlines()[0]
-            raise ValueError(f"the network takes no observation of shape {shape}: {reason}") from error
+        except ValueError:
+            raise
+        except Exception as error:  # of whatever kind: an encoder of the user's own may know nothing of a dict
+            reason = f"{type(error).__name__}: {error}".splitlines()[0].rstrip(": ")
+            raise ValueError(f"the network takes no observation of {one_line(space)}: {reason}") from error
         return output
 
 

@@ -1,7 +1,7 @@
 """Runs: the one place that knows every part."""
 
-from .config import RunConfig
+from .config import RunConfig, TaskRunConfig
 from .run import evaluate, load, load_encoder, resume, train
 from .session import Run
 
-__all__ = ["Run", "RunConfig", "evaluate", "load", "load_encoder", "resume", "train"]
+__all__ = ["Run", "RunConfig", "TaskRunConfig", "evaluate", "load", "load_encoder", "resume", "train"]

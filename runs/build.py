@@ -1,34 +1,61 @@
-"""A RunConfig made into parts: the one place that knows every one of them."""
+"""An agent's run made into parts."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
+from torch import nn
 
-from ..engine import Agent
-from ..envs import GymnasiumEnvs, env_maker
+from ..engine import Agent, Collector
+from ..envs import EVALUATION, TRAINING, GymnasiumEnvs, env_maker
 from ..envs.address import AnyEnv
-from ..networks import Encoder, Network
+from ..networks import Encoder
+from ..training.evaluate import GreedyEvaluator
 from ..training.seeding import Seeds
-from .config import RunConfig
+from ..training.trainer import Periods
+from .config import RunConfig, Settings
+from .graft import prepare, thawing, transplanted
+from .parts import Objects, Parts
 
 SMALL_NETWORK = 1_000_000  # parameters; below, a second thread costs more than it brings
 
 
-@dataclass(frozen=True)
-class Objects:
-    """Parts of the user's own, each in place of what the config would build."""
+def build_run(config: RunConfig, objects: Objects, source: Encoder | None) -> Parts:
+    """The parts of an agent's run; ValueError for whatever is wrong. source: of weights, where one is grafted."""
+    envs = build_envs(
+        config,
+        objects,
+        num_envs=config.env.num_envs,
+        stream=TRAINING,
+        autoreset=config.agent.rollout_rows is not None,
+        asynchronous=config.env.asynchronous,
+    )
+    try:
+        agent = build_agent(config, envs, objects, source)
+        num_envs = min(config.evaluation.num_envs, config.evaluation.episodes)
+        evaluation_envs = build_envs(
+            config, objects, num_envs=num_envs, stream=EVALUATION, autoreset=False, asynchronous=False
+        )
+    except BaseException:
+        envs.close()
+        raise
 
-    env: Callable[[], AnyEnv] | None = None
-    wrapper: Callable[[AnyEnv], AnyEnv] | None = None
-    encoder: Encoder | None = None
-    network: Network[Any] | None = None
+    def close() -> None:
+        envs.close()
+        evaluation_envs.close()
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        return tuple(field.name for field in fields(self) if getattr(self, field.name) is not None)
+    return Parts(
+        title=f"{config.agent.kind} on {envs.spec.id}, seed {config.seed}, {config.steps:,} steps",
+        source=Collector(envs, agent, agent.rollout_rows),
+        learner=thawing(agent, agent.network.encoder, config.graft, lambda: agent.step),
+        evaluator=GreedyEvaluator(agent, evaluation_envs, config.evaluation.episodes),
+        steps=config.steps,
+        periods=Periods(config.log.period, config.evaluation.period, config.checkpoint.period),
+        notes=agent.notes(),
+        result=lambda state: agent,
+        close=close,
+    )
 
 
 def build_envs(
@@ -52,23 +79,38 @@ def build_envs(
     )
 
 
-def build_agent(config: RunConfig, envs: GymnasiumEnvs, objects: Objects) -> Agent:
-    """The agent with fresh weights, for the environments given."""
+def build_agent(config: RunConfig, envs: GymnasiumEnvs, objects: Objects, source: Encoder | None = None) -> Agent:
+    """The agent with fresh or grafted weights, for the environments given."""
     seeds = Seeds(config.seed)
     # One branch in place of two types: each agent's config builds the network that its own agent takes.
     agent: Any = config.agent
-    with torch.random.fork_rng(devices=()):  # torch's layers draw weights of their own before ours replace them
-        try:
-            network = objects.network or agent.network(envs.spec, seeds, objects.encoder)
-        except RuntimeError as error:  # torch has no MemoryError
-            if "memory" not in str(error):
-                raise
-            raise ValueError("agent.encoder: a network of this size does not fit into memory") from error
-    built: Agent = agent.build(network, envs.spec, envs.num_envs, seeds, device_of(config))
+
+    def network() -> Any:
+        if objects.network is not None:
+            return objects.network
+        encoder = objects.encoder
+        if encoder is None and config.graft.run is not None:
+            encoder = transplanted(config.graft, agent.encoder, envs.spec.observation_space, source)
+        return agent.network(envs.spec, seeds, encoder)
+
+    made = in_memory("agent", network)
+    prepare(made.encoder, config.graft)
+    built: Agent = agent.build(made, envs.spec, envs.num_envs, seeds, device_of(config))
     return built
 
 
-def device_of(config: RunConfig) -> torch.device:
+def in_memory(owner: str, build: Callable[[], Any]) -> Any:
+    """What `build` makes; ValueError if it does not fit. Torch's global stream is left as it was."""
+    with torch.random.fork_rng(devices=()):  # torch's layers draw weights of their own before ours replace them
+        try:
+            return build()
+        except RuntimeError as error:  # torch has no MemoryError
+            if "memory" not in str(error):
+                raise
+            raise ValueError(f"{owner}.encoder: a network of this size does not fit into memory") from error
+
+
+def device_of(config: Settings) -> torch.device:
     """ValueError if it is not there."""
     if config.device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -77,7 +119,7 @@ def device_of(config: RunConfig) -> torch.device:
     return torch.device(config.device)
 
 
-def threads_for(config: RunConfig, network: Network[Any]) -> int:
+def threads_for(config: Settings, network: nn.Module) -> int:
     """Torch threads that the run is to use."""
     if config.threads is not None:
         return config.threads

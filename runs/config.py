@@ -1,12 +1,15 @@
 """Everything that defines a run."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ..agents import AgentConfig
+from ..configs import Tree, validate
 from ..configs.config import Config
 from ..envs import EnvConfig
+from ..networks import Freeze
+from ..tasks import DataConfig, SupervisedConfig
 
 NonNegative = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(gt=0)]
@@ -19,13 +22,27 @@ class EvaluationConfig(Config):
     num_envs: Positive = 10  # environments that play them side by side
 
 
+class ValidationConfig(Config):
+    period: Positive = 1  # epochs between looks at the validation part
+    patience: Positive | None = None  # looks without a lower loss until the run ends, with the weights of the lowest
+
+
 class CheckpointConfig(Config):
     period: NonNegative = 10_000  # environment steps between checkpoints; 0 saves at the end and on a signal only
     keep: Positive = 3  # newest checkpoints that stay
 
 
+class EpochCheckpointConfig(CheckpointConfig):
+    period: NonNegative = 5  # epochs between checkpoints; 0 saves at the end and on a signal only
+
+
 class LogConfig(Config):
     period: Positive = 1_000  # environment steps between two rows of metrics
+    layers: bool = False  # each row tells of every layer's activations and gradients too
+
+
+class EpochLogConfig(LogConfig):
+    period: Positive = 1  # epochs between two rows of metrics
 
 
 class WandbConfig(Config):
@@ -34,17 +51,62 @@ class WandbConfig(Config):
     mode: Literal["online", "offline", "disabled"] | None = None  # None leaves it to WANDB_MODE
 
 
-class RunConfig(Config):
-    env: EnvConfig
-    agent: AgentConfig
-    steps: Positive  # environment steps over all environments; a run ends with the first batch that reaches them
+class GraftConfig(Config):
+    """An encoder that was trained elsewhere, and what of it goes on learning."""
+
+    run: str | None = None  # run directory whose encoder the run begins with; None: its own, or one given in Python
+    freeze: Freeze = 0  # all of it, its first so many blocks, or layers by name: they stay as they are
+    unfreeze_period: Positive | None = None  # environment steps, or epochs, until one more block is set free again
+    rate_decay: Annotated[float, Field(gt=0, le=1)] = (
+        1.0  # each block learns at this share of the rate of the one after
+    )
+
+    @model_validator(mode="after")
+    def _names_have_no_order(self) -> "GraftConfig":
+        if self.unfreeze_period is not None and isinstance(self.freeze, tuple):
+            raise ValueError("graft.unfreeze_period: layers frozen by name have no order; freeze a number, or all")
+        return self
+
+
+class Settings(Config):
+    """What every run has, whatever it learns."""
+
     seed: NonNegative = 0  # every random number of the run follows from it
     run_dir: str | None = None  # None names it after the preset and the seed, under runs/
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "cpu"  # auto is cuda if there is one
     threads: Threads | None = None  # of torch on a CPU; None is 1 for a network of under a million parameters
     tracker: Literal["files", "wandb", "tensorboard"] = "files"  # local files are written in any case
     wandb: WandbConfig = WandbConfig()
+    graft: GraftConfig = GraftConfig()
+    objects: tuple[Literal["env", "wrapper", "encoder", "network", "data"], ...] = ()  # from Python; to resume, again
+
+
+class RunConfig(Settings):
+    """An agent on an environment."""
+
+    env: EnvConfig
+    agent: AgentConfig
+    steps: Positive  # environment steps over all environments; a run ends with the first batch that reaches them
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     log: LogConfig = LogConfig()
-    objects: tuple[Literal["env", "wrapper", "encoder", "network"], ...] = ()  # given in Python; needed again to resume
+
+
+class TaskRunConfig(Settings):
+    """A supervised task on data."""
+
+    data: DataConfig
+    task: SupervisedConfig = SupervisedConfig()
+    epochs: Positive  # passes over the training part
+    evaluation: ValidationConfig = ValidationConfig()
+    checkpoint: EpochCheckpointConfig = EpochCheckpointConfig()
+    log: EpochLogConfig = EpochLogConfig()
+
+
+AnyRunConfig: TypeAlias = RunConfig | TaskRunConfig
+
+
+def run_config(tree: Tree, source: str = "") -> AnyRunConfig:
+    """The tree as the kind of run that its fields tell; ConfigError as configs.validate."""
+    is_task = bool({"task", "data", "epochs"} & tree.keys()) and not {"env", "agent"} & tree.keys()
+    return validate(TaskRunConfig, tree, source) if is_task else validate(RunConfig, tree, source)

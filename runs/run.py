@@ -7,21 +7,28 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 
+from ..configs import dump, override, presets, validate
 from ..configs import load as load_tree
-from ..configs import override, presets, validate
 from ..engine import Agent, load_weights
 from ..envs import FRESH
 from ..envs.address import AnyEnv
 from ..networks import Encoder, Network
+from ..tasks import Data, Model, Schema, Scores, Supervised, as_dataset, score
 from ..training import checkpoint
 from ..training.evaluate import Evaluation
 from ..training.evaluate import evaluate as play
 from ..training.lock import RunLock
+from ..training.seeding import Seeds
 from ..training.trackers import METRICS
-from .build import Objects, build_agent, build_envs, numerics, threads_for
-from .config import RunConfig
-from .session import CHECKPOINTS, CONFIG, Run, Session, fitting
+from .build import build_agent, build_envs, numerics, threads_for
+from .build_task import chosen_model, parts_of, read_feeds
+from .config import AnyRunConfig, RunConfig, TaskRunConfig, run_config
+from .graft import with_encoder_of
+from .parts import Objects
+from .session import CHECKPOINTS, CONFIG, SCHEMA, Run, Session, fitting, write
+from .stages import StagesConfig
 
 
 @dataclass(frozen=True)
@@ -36,7 +43,7 @@ class FreshEvaluation(Evaluation):
 
 
 def train(
-    config: str | Path | RunConfig,
+    config: str | Path | AnyRunConfig,
     *overrides: str,
     seed: int | None = None,
     run_dir: str | Path | None = None,
@@ -44,21 +51,27 @@ def train(
     wrapper: Callable[[AnyEnv], AnyEnv] | None = None,
     encoder: Encoder | None = None,
     network: Network[Any] | None = None,
+    data: Data | None = None,
     quiet: bool = False,
 ) -> Run:
     """Train from the beginning, everything saved under a new run directory.
 
-    config: a preset's name, a YAML file, or a RunConfig; overrides: "agent.discount=0.995" and the like. `env` makes
-    one gymnasium environment, `wrapper` wraps one; `encoder` or `network` is trained on from the weights it has. A run
-    with such objects needs them again to be resumed or loaded. SIGINT and SIGTERM end it after the current update,
-    saved.
+    config: a preset's name, a YAML file, or a config; overrides: "agent.discount=0.995" and the like. `env` makes
+    one gymnasium environment, `wrapper` wraps one; `encoder` or `network` is trained on from the weights it has; `data`
+    is what a task learns from: a Dataset, arrays (inputs, targets), or a torch data set of such pairs. A run with such
+    objects needs them again to be resumed or loaded. SIGINT and SIGTERM end it after the current update, saved.
 
     Raises ValueError in one line, before anything is written, for whatever is wrong.
     """
-    objects = Objects(env, wrapper, encoder, network)
+    objects = Objects(env, wrapper, encoder, network, None if data is None else as_dataset(data))
     resolved, directory = _resolve(config, overrides, seed, run_dir, objects)
     _refuse_used(directory)
-    with Session(resolved, objects, quiet=quiet) as session:
+    if isinstance(resolved, StagesConfig):
+        resolved.resolved(directory, str(directory))  # whatever is wrong is said before anything is written
+        directory.mkdir(parents=True, exist_ok=True)
+        write(directory / CONFIG, dump(resolved))
+        return _run_stages(resolved, directory, quiet=quiet)
+    with Session(resolved, objects, _source(resolved, objects), quiet=quiet) as session:
         directory.mkdir(parents=True, exist_ok=True)
         with RunLock(directory):
             _refuse_used(directory)  # again, now that nobody else can begin in it
@@ -72,14 +85,19 @@ def resume(
     wrapper: Callable[[AnyEnv], AnyEnv] | None = None,
     encoder: Encoder | None = None,
     network: Network[Any] | None = None,
+    data: Data | None = None,
     quiet: bool = False,
 ) -> Run:
     """Continue from the newest good checkpoint, bit for bit as if the run had never stopped.
 
-    overrides: "steps=200000" trains longer. A damaged checkpoint is passed over, named, and kept. A run that has
-    reached its end is left as it is.
+    overrides: "steps=200000", or "epochs=60", trains longer. A damaged checkpoint is passed over, named, and kept. A
+    run that has reached its end is left as it is.
     """
-    objects = Objects(env, wrapper, encoder, network)
+    objects = Objects(env, wrapper, encoder, network, None if data is None else as_dataset(data))
+    if (stages := _recorded_stages(run_dir)) is not None:
+        if overrides or objects.names:
+            raise ValueError(f"{run_dir} has stages: resume one of them, such as {run_dir}/{next(iter(stages.stages))}")
+        return _run_stages(stages, Path(run_dir).expanduser(), quiet=quiet)
     directory, config = _recorded(run_dir, overrides, objects)
     _refuse_another_run(_recorded(run_dir, (), objects)[1], config)
     config = config.model_copy(update={"objects": objects.names})
@@ -91,7 +109,8 @@ def resume(
             if metrics.is_file() and metrics.stat().st_size:
                 raise checkpoint.NoCheckpointError(f"{error}, but {metrics} has rows: put one back") from error
             loaded = None  # killed before its first checkpoint: it begins again
-        with Session(config, objects, quiet=quiet) as session:
+        source = _source(config, objects) if loaded is None else None
+        with Session(config, objects, source, quiet=quiet) as session:
             return session.run(directory, loaded)
 
 
@@ -102,8 +121,11 @@ def load(
     wrapper: Callable[[AnyEnv], AnyEnv] | None = None,
     encoder: Encoder | None = None,
     network: Network[Any] | None = None,
-) -> Agent:
-    """The agent of a run with the weights of its newest good checkpoint; its replay is empty."""
+) -> Agent | Model:
+    """The agent of a run with the weights of its newest good checkpoint, its replay empty; or the model of a task.
+
+    A model that was stopped early has the weights of the lowest validation loss; it needs no data to be loaded.
+    """
     objects = Objects(env, wrapper, encoder, network)
     return _load(run_dir, objects)[1]
 
@@ -116,9 +138,12 @@ def load_encoder(
     encoder: Encoder | None = None,
     network: Network[Any] | None = None,
 ) -> Encoder:
-    """The trained encoder of a run, in eval mode: observation [T, B, *obs] -> features [T, B, F]."""
+    """The trained encoder of a run, in eval mode: observation [T, B, *obs] -> features [T, B, F].
+
+    Of a task's run it includes what takes the units off its inputs; of an ensemble's it is the first member's.
+    """
     trained: Encoder = load(run_dir, env=env, wrapper=wrapper, encoder=encoder, network=network).network.encoder
-    return trained
+    return trained.requires_grad_(True)
 
 
 def evaluate(
@@ -130,18 +155,23 @@ def evaluate(
     wrapper: Callable[[AnyEnv], AnyEnv] | None = None,
     encoder: Encoder | None = None,
     network: Network[Any] | None = None,
-) -> FreshEvaluation:
-    """Greedy returns of the newest good checkpoint on fresh episodes.
+    data: Data | None = None,
+) -> FreshEvaluation | Scores:
+    """Greedy returns of the newest good checkpoint on fresh episodes; of a task, its model's scores on the test part.
 
     None of the episodes was seen in training or in its evaluations. seed: None takes the run's; the same seed gives the
-    same episodes.
+    same episodes. A task has no use for `episodes` and `seed`.
     """
     if episodes < 1:
         raise ValueError(f"episodes={episodes}: must be at least 1")
     if seed is not None and seed < 0:
         raise ValueError(f"seed={seed}: must be at least 0")
-    objects = Objects(env, wrapper, encoder, network)
+    objects = Objects(env, wrapper, encoder, network, None if data is None else as_dataset(data))
     config, agent, step = _load(run_dir, objects)
+    if isinstance(config, TaskRunConfig) and isinstance(agent, Model):
+        return _test(config, agent, objects, step)
+    assert isinstance(config, RunConfig)
+    assert not isinstance(agent, Model)
     config = config if seed is None else config.model_copy(update={"seed": seed})
     num_envs = min(config.evaluation.num_envs, episodes)
     envs = build_envs(config, objects, num_envs=num_envs, stream=FRESH, autoreset=False, asynchronous=False)
@@ -153,61 +183,140 @@ def evaluate(
         envs.close()
 
 
-def _load(run_dir: str | Path, objects: Objects) -> tuple[RunConfig, Agent, int]:
-    """Config, agent and step of the newest good checkpoint."""
+def _test(config: TaskRunConfig, model: Model, objects: Objects, step: int) -> Scores:
+    """Scores on the test part."""
+    feeds, _ = read_feeds(config, objects.data)
+    epoch = max(len(feed.splits.train) for feed in feeds)
+    parts = parts_of(feeds, "test")
+    learner = Supervised(model.network, config.task, [feed.heads for feed in feeds], epoch, Seeds(config.seed))
+    with numerics(threads_for(config, model.network)):
+        return score(learner, parts, "test", step / epoch)
+
+
+def _load(run_dir: str | Path, objects: Objects) -> tuple[AnyRunConfig, Agent | Model, int]:
+    """Config, agent or model, and step of the newest good checkpoint."""
     directory, config = _recorded(run_dir, (), objects)
     if config.device.startswith("cuda") and not torch.cuda.is_available():
         config = config.model_copy(update={"device": "cpu"})  # trained on another machine; to act needs no GPU
     loaded = checkpoint.load_newest(directory / CHECKPOINTS)
+    for problem in loaded.problems:
+        warnings.warn(f"passed over: {problem}", stacklevel=3)
+    if isinstance(config, TaskRunConfig):
+        schema = _schema(directory / SCHEMA)
+        with fitting(loaded):
+            return config, chosen_model(config, schema, objects, loaded.state), loaded.step
     # For its spaces alone.
     envs = build_envs(config, objects, num_envs=1, stream=FRESH, autoreset=False, asynchronous=False)
     try:
         agent = build_agent(config, envs, objects)
     finally:
         envs.close()
-    for problem in loaded.problems:
-        warnings.warn(f"passed over: {problem}", stacklevel=3)
     with fitting(loaded):
         load_weights("network", agent.network, loaded.state["learner"]["network"])
     agent.step = loaded.step  # what schedules go by, if it is asked to explore
     return config, agent, loaded.step
 
 
+def _schema(path: Path) -> Schema:
+    try:
+        return Schema.model_validate_json(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror}; it says what the model takes and tells") from error
+    except ValidationError as error:
+        raise ValueError(f"{path}: {error.error_count()} entries are wrong; the file was altered") from error
+
+
+def _source(config: AnyRunConfig, objects: Objects) -> Encoder | None:
+    """The encoder that the config grafts, if any."""
+    if config.graft.run is None or objects.encoder is not None:
+        return None
+    return load_encoder(config.graft.run)
+
+
 def _resolve(
-    source: str | Path | RunConfig,
+    source: str | Path | AnyRunConfig,
     overrides: Sequence[str],
     seed: int | None,
     run_dir: str | Path | None,
     objects: Objects,
-) -> tuple[RunConfig, Path]:
+) -> tuple[AnyRunConfig | StagesConfig, Path]:
     """The config with every choice made, and the directory that it goes into."""
     overrides = [*overrides, *([] if seed is None else [f"seed={seed}"])]
-    if isinstance(source, RunConfig):
-        label, name = "config", f"{source.agent.kind}-{source.env.id}"
+    if isinstance(source, RunConfig | TaskRunConfig):
+        label = "config"
+        if isinstance(source, RunConfig):
+            name = f"{source.agent.kind}-{source.env.id}"
+        else:
+            name = f"{source.task.kind}-{Path(source.data.name).stem.replace(':', '-')}"
         tree = override(source.model_dump(mode="json"), overrides)
     else:
         label = str(source)
         name = label if label in presets() else Path(source).stem
         tree = load_tree(source, overrides)
-    config = validate(RunConfig, {**tree, "objects": list(objects.names)}, label)
-    default = Path("runs") / f"{name.replace('/', '-')}-{config.seed}"
-    directory = Path(run_dir or config.run_dir or default).expanduser()
+    if "stages" in tree:
+        if objects.names:
+            raise ValueError(f"{label} has stages, which take no {objects.names[0]} from Python")
+        stages = validate(StagesConfig, tree, label)
+        directory = _directory(run_dir or stages.run_dir, name, stages.seed)
+        return stages.model_copy(update={"run_dir": str(directory)}), directory
+    config = run_config({**tree, "objects": list(objects.names)}, label)
+    _refuse_wrong_objects(config, objects)
+    if config.graft.run is not None:
+        if objects.encoder is not None or objects.network is not None:
+            raise ValueError(f"graft.run={config.graft.run}: an encoder was given in Python too; choose one of them")
+        config = with_encoder_of(config, _recorded(config.graft.run, (), Objects())[1])
+    directory = _directory(run_dir or config.run_dir, name, config.seed)
     return config.model_copy(update={"run_dir": str(directory)}), directory
 
 
-def _recorded(run_dir: str | Path, overrides: Sequence[str], objects: Objects) -> tuple[Path, RunConfig]:
+def _directory(given: str | Path | None, name: str, seed: int) -> Path:
+    return Path(given or Path("runs") / f"{name.replace('/', '-')}-{seed}").expanduser()
+
+
+def _run_stages(config: StagesConfig, directory: Path, *, quiet: bool) -> Run:
+    """Every stage to its end, or up to a signal; those that are done already are left as they are."""
+    runs: dict[str, Run] = {}
+    for name, stage in config.resolved(directory, str(directory / CONFIG)).items():
+        own = directory / name
+        runs[name] = resume(own, quiet=quiet) if (own / CONFIG).is_file() else train(stage, run_dir=own, quiet=quiet)
+        if runs[name].signal is not None:
+            break
+    last = runs[name]
+    return Run(last.config, directory, last.learner, last.step, last.evaluation, last.signal, runs)
+
+
+def _recorded_stages(run_dir: str | Path) -> StagesConfig | None:
+    """The config of a run that has stages; None for any other."""
+    path = Path(run_dir).expanduser() / CONFIG
+    tree = load_tree(path) if path.is_file() else {}
+    return validate(StagesConfig, tree, str(path)) if "stages" in tree else None
+
+
+def _refuse_wrong_objects(config: AnyRunConfig, objects: Objects) -> None:
+    """Raise ValueError for an object that such a run has no use for."""
+    useless = {"data"} if isinstance(config, RunConfig) else {"env", "wrapper", "network"}
+    for name in objects.names:
+        if name in useless:
+            kind = "an agent's run" if isinstance(config, RunConfig) else "a task"
+            raise ValueError(f"{name}: was given in Python, but {kind} has no use for it")
+
+
+def _recorded(run_dir: str | Path, overrides: Sequence[str], objects: Objects) -> tuple[Path, AnyRunConfig]:
     """An existing run's directory and config, with the overrides; ValueError if it is none or lacks objects."""
     directory = Path(run_dir).expanduser()
     if not (directory / CONFIG).is_file():
         raise ValueError(f"run directory {directory} {'has no ' + CONFIG if directory.is_dir() else 'does not exist'}")
-    config = validate(RunConfig, load_tree(directory / CONFIG, overrides), str(directory / CONFIG))
+    if (stages := _recorded_stages(directory)) is not None:
+        names = ", ".join(str(directory / name) for name in stages.stages)
+        raise ValueError(f"{directory} has stages, each a run of its own: {names}")
+    config = run_config(load_tree(directory / CONFIG, overrides), str(directory / CONFIG))
     missing = [name for name in config.objects if name not in objects.names]
     if missing:
         raise ValueError(f"{directory} was built with its own {', '.join(missing)}: pass {missing[0]}=... again")
     return directory, config
 
 
-def _refuse_another_run(recorded: RunConfig, wanted: RunConfig) -> None:
+def _refuse_another_run(recorded: AnyRunConfig, wanted: AnyRunConfig) -> None:
     """Raise ValueError for an override under which the files would tell of a run that never was."""
     for name in ("seed", "run_dir", "objects"):
         if getattr(wanted, name) != getattr(recorded, name):

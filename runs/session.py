@@ -3,70 +3,75 @@
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import torch
 
 from ..configs import dump
-from ..engine import Agent, Collector, NonFiniteError, StateDict
-from ..envs import EVALUATION, TRAINING, EnvironmentFailure, NonFiniteEnvError
+from ..engine import Agent, NonFiniteError, StateDict
+from ..envs import EnvironmentFailure, NonFiniteEnvError
+from ..networks import Encoder
+from ..tasks import Model
 from ..training import checkpoint
-from ..training.evaluate import Evaluation, evaluate
 from ..training.interrupt import StopRequest
 from ..training.progress import Progress
 from ..training.trackers import JsonlTracker, TensorboardTracker, Tracker, Trackers
-from ..training.trainer import Periods, Trainer
+from ..training.trainer import Trainer, Verdict
 from ..training.wandb_tracker import WandbTracker
-from .build import Objects, build_agent, build_envs, device_of, numerics, threads_for
-from .config import RunConfig
+from .build import build_run, device_of, numerics, threads_for
+from .build_task import build_task
+from .config import AnyRunConfig, RunConfig
+from .parts import Objects
 
-CONFIG, CHECKPOINTS, FAILURE = "config.yaml", "checkpoints", "failure"
+CONFIG, SCHEMA, CHECKPOINTS, FAILURE = "config.yaml", "schema.json", "checkpoints", "failure"
 
 
 @dataclass(frozen=True)
 class Run:
     """A run that ended, or was stopped by a signal."""
 
-    config: RunConfig
+    config: AnyRunConfig
     run_dir: Path
-    agent: Agent
-    step: int  # environment steps of the newest checkpoint
-    evaluation: Evaluation | None  # the last of this process
+    learner: Agent | Model  # what it is all for
+    step: int  # environment steps, or samples, of the newest checkpoint
+    evaluation: Verdict | None  # the last of this process
     signal: int | None  # that stopped it before its end
+    stages: Mapping[str, "Run"] = field(default_factory=dict)  # by name, of a run that has some
+
+    @property
+    def agent(self) -> Agent:
+        """What was trained; TypeError if it is no agent but a model."""
+        if isinstance(self.learner, Model):
+            raise TypeError(f"{self.run_dir} trained a model on labelled data: use run.model")
+        return self.learner
+
+    @property
+    def model(self) -> Model:
+        """What was trained; TypeError if it is no model but an agent."""
+        if not isinstance(self.learner, Model):
+            raise TypeError(f"{self.run_dir} trained an agent: use run.agent")
+        return self.learner
 
 
 class Session:
     """Everything a run needs, built without writing anything; leaving it ends the environments."""
 
-    def __init__(self, config: RunConfig, objects: Objects, *, quiet: bool) -> None:
+    def __init__(self, config: AnyRunConfig, objects: Objects, source: Encoder | None, *, quiet: bool) -> None:
+        """source: of weights to begin with, where the config grafts one; None where a checkpoint has them."""
         if config.tracker == "tensorboard" and find_spec("tensorboard") is None:
             # The tracker says so too, but only once there is a run directory.
             raise ValueError(f"tracker={config.tracker}: not installed; pip install 'graftwork[tensorboard]'")
         self._config, self._quiet = config, quiet
         self._device = device_of(config)
-        self._envs = build_envs(
-            config,
-            objects,
-            num_envs=config.env.num_envs,
-            stream=TRAINING,
-            autoreset=config.agent.rollout_rows is not None,
-            asynchronous=config.env.asynchronous,
-        )
-        try:
-            self._agent = build_agent(config, self._envs, objects)
-            episodes = config.evaluation.episodes
-            num_envs = min(config.evaluation.num_envs, episodes)
-            self._evaluation_envs = build_envs(
-                config, objects, num_envs=num_envs, stream=EVALUATION, autoreset=False, asynchronous=False
-            )
-        except BaseException:
-            self._envs.close()
-            raise
-        self._threads = threads_for(config, self._agent.network)
+        if isinstance(config, RunConfig):
+            self._parts = build_run(config, objects, source)
+        else:
+            self._parts = build_task(config, objects, source)
+        self._threads = threads_for(config, self._parts.learner.network)
 
     def __enter__(self) -> Self:
         return self
@@ -74,15 +79,14 @@ class Session:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._envs.close()
-        self._evaluation_envs.close()
+        self._parts.close()
 
     def run(self, directory: Path, loaded: checkpoint.Loaded | None) -> Run:
         """Train in `directory`, from `loaded` or from the beginning, to the end or a signal.
 
         Changes no file if `loaded` is already the end.
         """
-        config, agent, start = self._config, self._agent, 0 if loaded is None else loaded.step
+        config, parts, start = self._config, self._parts, 0 if loaded is None else loaded.step
         meta: dict[str, checkpoint.Scalar] = {
             "torch": str(torch.__version__),
             "threads": self._threads,
@@ -91,61 +95,75 @@ class Session:
         with (
             numerics(self._threads),
             StopRequest() as stop,
-            Progress(config.steps, initial_step=start, quiet=self._quiet) as progress,
+            Progress(parts.steps, initial_step=start, quiet=self._quiet) as progress,
         ):
             for line in self._opening(directory, loaded, meta):
                 progress.line(line)
             if loaded is None:
-                write_config(directory, config)  # first of all: from here on a killed run can be resumed
-            elif Trainer.would_be_finished(loaded.state, loaded.step, config.steps):
+                self._write(directory)  # first of all: from here on a killed run can be resumed
+            elif Trainer.would_be_finished(loaded.state, loaded.step, parts.steps):
                 with fitting(loaded):
-                    agent.load_state_dict(loaded.state["learner"])
-                progress.line(f"nothing left to do: all {config.steps:,} steps are done; a larger steps=... goes on")
-                return Run(config, directory, agent, loaded.step, None, None)
+                    parts.learner.load_state_dict(loaded.state["learner"])
+                longer = "steps" if isinstance(config, RunConfig) else "epochs"
+                reason = f"all {parts.steps:,} steps are done; a larger {longer}=... goes on"
+                if loaded.step < parts.steps:
+                    reason = f"it stopped early, at step {loaded.step:,} of {parts.steps:,}"
+                progress.line(f"nothing left to do: {reason}")
+                return Run(config, directory, parts.result(loaded.state), loaded.step, None, None)
             listeners = self._listeners(directory, loaded, progress)
             trackers = Trackers(JsonlTracker(directory), listeners, warn=progress.line)
 
             def save(step: int, state: StateDict) -> None:
                 checkpoint.save(directory / CHECKPOINTS, step, state, config.checkpoint.keep, meta)
 
-            trainer = Trainer(
-                Collector(self._envs, agent, agent.rollout_rows),
-                agent,
+            trainer: Trainer[Any, Any] = Trainer(
+                parts.source,
+                parts.learner,
                 trackers,
                 progress,
-                steps=config.steps,
-                periods=Periods(config.log.period, config.evaluation.period, config.checkpoint.period),
-                evaluate=lambda stop: evaluate(agent, self._evaluation_envs, config.evaluation.episodes, stop=stop),
+                steps=parts.steps,
+                periods=parts.periods,
+                evaluator=parts.evaluator,
                 save=save,
+                examines=config.log.layers,
             )
             exit_code = 1
             try:
                 if loaded is not None:
                     with fitting(loaded):
                         trainer.load_state_dict(loaded.state)
-                    write_config(directory, config)  # not before: one that does not fit must not replace one that does
+                    self._write(directory)  # not before: one that does not fit must not replace one that does
                 trainer.run(stop)
                 # A signal that comes during the last save has stopped nothing.
                 signal = None if trainer.is_finished else stop.signal
                 exit_code = 0 if signal is None else 128 + signal
             except (NonFiniteError, NonFiniteEnvError, EnvironmentFailure) as error:
                 # The batch is half done, so this is no state to resume from: the weights alone, beside the checkpoints.
-                state = {"learner": {"network": agent.network.state_dict()}}
+                state = {"learner": {"network": parts.learner.network.state_dict()}}
                 path = checkpoint.save(directory / FAILURE, trainer.step, state, keep=1, meta=meta)
                 raise type(error)(f"step {trainer.step:,}: {error} (last finite weights: {path})") from error
             finally:
                 trackers.close(exit_code)
-        return Run(config, directory, agent, trainer.saved_step, trainer.evaluation, signal)
+        state = {"learner": parts.learner.state_dict(), "evaluator": parts.evaluator.state_dict()}
+        return Run(config, directory, parts.result(state), trainer.saved_step, trainer.evaluation, signal)
+
+    def _write(self, directory: Path) -> None:
+        """What loads the run again: its config, and for a task what its model takes and tells."""
+        if self._parts.schema is not None:
+            write(directory / SCHEMA, self._parts.schema.model_dump_json(indent=1) + "\n")
+        write(directory / CONFIG, dump(self._config))
 
     def _opening(
         self, directory: Path, loaded: checkpoint.Loaded | None, meta: Mapping[str, checkpoint.Scalar]
     ) -> Iterator[str]:
         """What a user should know before it starts."""
         config = self._config
-        yield f"{directory}: {config.agent.kind} on {self._envs.spec.id}, seed {config.seed}, {config.steps:,} steps"
+        yield f"{directory}: {self._parts.title}"
         reason = "" if config.threads is not None else ", chosen by the network's size (set threads to change)"
         yield f"device {self._device}, {self._threads} thread{'s' if self._threads > 1 else ''}{reason}"
-        yield from self._agent.notes()
+        yield from self._parts.notes
+        if config.graft.run is not None and loaded is None:
+            yield f"begins with the encoder of {config.graft.run}"
         if config.objects:
             yield f"built with {', '.join(config.objects)} given in Python: the config alone cannot rebuild this run"
         if loaded is not None:
@@ -175,11 +193,11 @@ class Session:
         return []
 
 
-def write_config(directory: Path, config: RunConfig) -> None:
+def write(path: Path, text: str) -> None:
     """Whole or not at all."""
-    temporary = directory / f".{CONFIG}.tmp"
-    temporary.write_text(dump(config), encoding="utf-8")
-    os.replace(temporary, directory / CONFIG)
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from statistics import fmean, pstdev
 import torch
 
 from ..engine.agent import Agent
+from ..engine.stateful import StateDict, expect_keys
 from ..envs.contract import VectorEnv
 
 
@@ -26,6 +27,12 @@ class Evaluation:
         """Population standard deviation over episodes."""
         return pstdev(self.returns)
 
+    def metrics(self) -> dict[str, float]:
+        return {"evaluation/return": self.mean, "evaluation/std": self.std}
+
+    def __str__(self) -> str:
+        return f"greedy return {self.mean:.1f} ± {self.std:.1f}"
+
     def record(self) -> dict[str, float | int | list[float] | list[int]]:
         """Plain values, for a file."""
         return {
@@ -39,6 +46,24 @@ class Evaluation:
 
 class Interrupted(Exception):
     """The caller's `stop` said so; nothing was concluded."""
+
+
+class GreedyEvaluator:
+    """Plays the same greedy episodes each time it is called; has nothing to remember."""
+
+    is_over = False
+
+    def __init__(self, agent: Agent, env: VectorEnv, episodes: int) -> None:
+        self._agent, self._env, self._episodes = agent, env, episodes
+
+    def __call__(self, step: int, stop: Callable[[], bool]) -> Evaluation:
+        return evaluate(self._agent, self._env, self._episodes, stop=stop)
+
+    def state_dict(self) -> StateDict:
+        return {}
+
+    def load_state_dict(self, state: StateDict) -> None:
+        expect_keys("evaluator", state, set())
 
 
 def evaluate(agent: Agent, env: VectorEnv, episodes: int, *, stop: Callable[[], bool] = lambda: False) -> Evaluation:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..engine.stateful import StateDict, Stateful, expect_keys
 from ..envs.contract import Episode
-from .evaluate import Evaluation, Interrupted
+from .evaluate import Interrupted
 from .interrupt import Abandoned, StopRequest
 from .progress import Progress
 from .schedules import crossed
@@ -18,14 +18,17 @@ from .trackers import Trackers
 BatchOut = TypeVar("BatchOut", covariant=True)
 BatchIn = TypeVar("BatchIn", contravariant=True)
 Batch = TypeVar("Batch")
+VerdictOut = TypeVar("VerdictOut", bound="Verdict", covariant=True)
+AnyVerdict = TypeVar("AnyVerdict", bound="Verdict")
 
 _PARTS = {"learner", "source", "trackers", "loop"}
+_EVALUATOR = "evaluator"  # a part only of runs whose evaluator has something to remember
 
 
 class Source(Stateful, Protocol[BatchOut]):
     """Where batches come from: a Collector, or a data set."""
 
-    num_steps: int  # environment steps, or samples, handed out so far
+    num_steps: int  # environment steps, or samples of a data set, handed out so far
 
     def next(self) -> BatchOut: ...
 
@@ -37,18 +40,45 @@ class Learner(Stateful, Protocol[BatchIn]):
 
     def learn(self, batch: BatchIn) -> Mapping[str, Tensor]: ...
 
+    def examine(self, wanted: bool) -> None:
+        """Whether the metrics of the next update should tell of each layer's activations and gradients."""
+
+
+class Verdict(Protocol):
+    """What an evaluation came to."""
+
+    def record(self) -> Mapping[str, object]:
+        """Plain values, for `evaluations.jsonl`."""
+
+    def metrics(self) -> Mapping[str, float]:
+        """What is tracked, such as evaluation/return."""
+
+    def __str__(self) -> str:
+        """In a few words, for the terminal."""
+
+
+class Evaluator(Stateful, Protocol[VerdictOut]):
+    """How good the learner is by now; asked at every evaluation period, and at the end."""
+
+    @property
+    def is_over(self) -> bool:
+        """The run should end here, before its last step: it gets no better."""
+
+    def __call__(self, step: int, stop: Callable[[], bool]) -> VerdictOut:
+        """Raises Interrupted soon after `stop()` turns true; then nothing was concluded."""
+
 
 @dataclass(frozen=True)
 class Periods:
-    """Environment steps between two of each; 0 is never. What falls inside a batch happens after it."""
+    """Steps of the source between two of each; 0 is never. What falls inside a batch happens after it."""
 
     log: int
     evaluation: int
     checkpoint: int
 
 
-class Trainer(Generic[Batch]):
-    """Trains a learner on a source until `steps` environment steps, at the first end of a batch at or past them.
+class Trainer(Generic[Batch, AnyVerdict]):
+    """Trains a learner on a source until `steps` of the source's, at the first end of a batch at or past them.
 
     Everything is decided by the step alone, so an interrupted run that is restored does what it would have done.
     """
@@ -62,15 +92,16 @@ class Trainer(Generic[Batch]):
         *,
         steps: int,
         periods: Periods,
-        evaluate: Callable[[Callable[[], bool]], Evaluation],
+        evaluator: Evaluator[AnyVerdict],
         save: Callable[[int, StateDict], None],
+        examines: bool = False,
     ) -> None:
-        """evaluate: given `stop`, as in training.evaluate; save: given the step and the state."""
+        """save: given the step and the state; examines: each log tells of the layers, see Learner.examine."""
         self._source, self._learner = source, learner
         self._trackers, self._progress = trackers, progress
         self._steps, self._periods = steps, periods
-        self._evaluate, self._save = evaluate, save
-        self.evaluation: Evaluation | None = None  # the newest of this process
+        self._evaluator, self._save, self._examines = evaluator, save, examines
+        self.evaluation: AnyVerdict | None = None  # the newest of this process
         self._evaluated_at = 0
         self.saved_step = 0  # of the newest checkpoint
         self._episodes: list[Episode] = []  # finished since the last log
@@ -79,19 +110,24 @@ class Trainer(Generic[Batch]):
 
     @property
     def step(self) -> int:
-        """Environment steps so far."""
+        """Of the source, so far."""
         return self._source.num_steps
 
     @property
     def is_finished(self) -> bool:
-        """Every step is taken and the last evaluation done."""
-        return self.step >= self._steps and self._evaluated_at == self.step
+        """Every step is taken, or the evaluator has seen enough, and the last evaluation done."""
+        return self._is_at_end and self._evaluated_at == self.step
+
+    @property
+    def _is_at_end(self) -> bool:
+        return self.step >= self._steps or self._evaluator.is_over
 
     @staticmethod
     def would_be_finished(state: StateDict, step: int, steps: int) -> bool:
         """Whether a trainer with this state, at `step`, has nothing left to do."""
-        expect_keys("trainer", state, _PARTS)
-        return step >= steps and bool(state["loop"]["evaluated_at"] == step)
+        expect_keys("trainer", state, _PARTS | (state.keys() & {_EVALUATOR}))
+        is_over = bool(state.get(_EVALUATOR, {}).get("is_over"))
+        return is_over or (step >= steps and bool(state["loop"]["evaluated_at"] == step))
 
     def run(self, stop: StopRequest) -> None:
         """Train to the end, or until `stop`; either way everything up to the last update is saved.
@@ -104,7 +140,7 @@ class Trainer(Generic[Batch]):
         before = self.step
         while True:
             self._evaluate_if_due(stop)
-            ends = self.step >= self._steps or stop()
+            ends = self._is_at_end or stop()
             if ends or crossed(self._periods.checkpoint, before, self.step):
                 self._checkpoint()
             if ends:
@@ -116,54 +152,63 @@ class Trainer(Generic[Batch]):
             except Abandoned:
                 self._progress.line("the batch under way does not end: it is given up")
                 return
+            is_logged = crossed(self._periods.log, before, self.step)
+            if self._examines:
+                self._learner.examine(is_logged)
             self._note(self._learner.learn(batch))
-            if crossed(self._periods.log, before, self.step):
+            if is_logged:
                 now = time.perf_counter()
                 self._log({"time/steps_per_second": (self.step - clock_step) / (now - clock)})
                 clock, clock_step = now, self.step
 
     def state_dict(self) -> StateDict:
+        evaluator = self._evaluator.state_dict()
         return {
+            **({_EVALUATOR: evaluator} if evaluator else {}),
             "learner": self._learner.state_dict(),
             "source": self._source.state_dict(),
             "trackers": self._trackers.state_dict(),
             "loop": {
                 "evaluated_at": self._evaluated_at,
                 "episodes": [[episode.return_, episode.length] for episode in self._episodes],
-                "sums": dict(self._sums),
-                "counts": dict(self._counts),
+                "sums": {_escaped(name): value for name, value in self._sums.items()},
+                "counts": {_escaped(name): count for name, count in self._counts.items()},
             },
         }
 
     def load_state_dict(self, state: StateDict) -> None:
-        expect_keys("trainer", state, _PARTS)
+        remembers = bool(self._evaluator.state_dict())
+        expect_keys("trainer", state, _PARTS | ({_EVALUATOR} if remembers else set()))
         expect_keys("loop", state["loop"], {"evaluated_at", "episodes", "sums", "counts"})
+        if remembers:
+            self._evaluator.load_state_dict(state[_EVALUATOR])
         self._learner.load_state_dict(state["learner"])
         self._source.load_state_dict(state["source"])
         self._trackers.load_state_dict(state["trackers"])
         loop = state["loop"]
         self._evaluated_at, self.saved_step = loop["evaluated_at"], self.step
         self._episodes = [Episode(return_, length) for return_, length in loop["episodes"]]
-        self._sums, self._counts = dict(loop["sums"]), dict(loop["counts"])
+        self._sums = {_plain(name): value for name, value in loop["sums"].items()}
+        self._counts = {_plain(name): count for name, count in loop["counts"].items()}
 
     def _checkpoint(self) -> None:
         self._save(self.step, self.state_dict())
         self.saved_step = self.step
 
     def _evaluate_if_due(self, stop: StopRequest) -> None:
-        at_end = self.step >= self._steps and self._evaluated_at < self.step
+        at_end = self._is_at_end and self._evaluated_at < self.step
         if stop() or not (crossed(self._periods.evaluation, self._evaluated_at, self.step) or at_end):
             return
         try:
             with stop.abandonable():
-                evaluation = self._evaluate(stop)
+                evaluation = self._evaluator(self.step, stop)
         except (Interrupted, Abandoned):
             return  # not done, so due again after a resume
         self._evaluated_at = self.step
         self.evaluation = evaluation
         self._trackers.log_evaluation({"step": self.step, **evaluation.record()})
-        self._trackers.log({"evaluation/return": evaluation.mean, "evaluation/std": evaluation.std}, self.step)
-        self._progress.line(f"step {self.step:,}: greedy return {evaluation.mean:.1f} ± {evaluation.std:.1f}")
+        self._trackers.log(evaluation.metrics(), self.step)
+        self._progress.line(f"step {self.step:,}: {evaluation}")
 
     def _note(self, metrics: Mapping[str, Tensor]) -> None:
         """Add to what the next log says."""
@@ -182,3 +227,12 @@ class Trainer(Generic[Batch]):
             metrics["episode/count"] = len(self._episodes)
         self._trackers.log({**metrics, **times}, self.step)
         self._episodes, self._sums, self._counts = [], {}, {}
+
+
+def _escaped(name: str) -> str:
+    """A metric's name as a key of a state, which may hold no slash (as in JSON pointers, RFC 6901)."""
+    return name.replace("~", "~0").replace("/", "~1")
+
+
+def _plain(key: str) -> str:
+    return key.replace("~1", "/").replace("~0", "~")

@@ -1,6 +1,7 @@
 """What every agent promises, over every encoder. A config that joins either union is tested without further ado."""
 
 import random
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import replace
 from typing import Any, get_args
@@ -14,13 +15,11 @@ from torch import Tensor, nn
 from graftwork.agents import AgentConfig
 from graftwork.engine import Agent, Collector, NonFiniteError, Rollout
 from graftwork.envs import EnvConfig, GymnasiumEnvs, env_maker
-from graftwork.networks import Encoder, EncoderConfig
+from graftwork.networks import GRU, MLP, Encoder, EncoderConfig, MLPConfig
 from graftwork.training.seeding import Seeds
 
 B = 3
 AGENTS = {config().kind: config for config in get_args(get_args(AgentConfig)[0])}
-ENCODERS = {config().kind: config() for config in get_args(get_args(EncoderConfig)[0])}
-FEEDS_FORWARD = [kind for kind, encoder in ENCODERS.items() if not encoder.build((4,)).initial_state(1)]
 
 # What makes an agent learn at once and from little; one without an entry is taken as it comes.
 SMALL: dict[str, dict[str, Any]] = {
@@ -34,6 +33,20 @@ def cartpole(seed: int = 0, *, autoreset: bool = True) -> GymnasiumEnvs:
 
 
 SPEC = cartpole().spec
+
+
+def of_cartpole() -> dict[str, Any]:
+    """The encoders that take its observations, by kind."""
+    found = {}
+    for config in get_args(get_args(EncoderConfig)[0]):
+        with suppress(ValueError):  # of an encoder of images, texts or dicts
+            config().build(SPEC.observation_space)
+            found[config().kind] = config()
+    return found
+
+
+ENCODERS = of_cartpole()
+FEEDS_FORWARD = [kind for kind in ENCODERS if not ENCODERS[kind].build(SPEC.observation_space).initial_state(1)]
 
 
 @pytest.fixture(params=ENCODERS)
@@ -121,10 +134,10 @@ def test_metrics_are_finite_scalars_without_a_graph(agent, rollouts):
 
 
 def test_learning_changes_the_weights_and_leaves_no_gradient(agent, rollouts):
-    before = deepcopy(agent.network.state_dict())
+    before = deepcopy(dict(agent.network.named_parameters()))
     for rollout in rollouts:
         agent.learn(rollout)
-    changed = [name for name, value in agent.network.state_dict().items() if not torch.equal(value, before[name])]
+    changed = [name for name, value in agent.network.named_parameters() if not torch.equal(value, before[name])]
     assert changed == list(before)
     assert all(parameter.grad is None for parameter in agent.network.parameters())
 
@@ -144,18 +157,18 @@ def test_no_number_is_drawn_from_a_global_stream(config, rollouts):
 
 
 def test_same_seed_same_agent_whatever_the_global_stream(config):
-    def trained(seed: int, global_seed: int) -> dict[str, Any]:
+    def trained(seed: int, global_seed: int) -> Agent:
         with torch.random.fork_rng():
             torch.manual_seed(global_seed)
             agent = build(config, seed)
             source = collector(agent)
             for _ in range(3):
                 agent.learn(source.next())
-            return deepcopy(agent.state_dict())
+            return agent
 
-    exactly(trained(0, 1), trained(0, 2))
-    weights, others = trained(0, 1)["network"], trained(1, 1)["network"]
-    assert all(not torch.equal(weights[name], others[name]) for name in weights)
+    exactly(trained(0, 1).state_dict(), trained(0, 2).state_dict())
+    pairs = zip(trained(0, 1).network.parameters(), trained(1, 1).network.parameters(), strict=True)
+    assert not any(torch.equal(weight, other) for weight, other in pairs)
 
 
 def test_a_step_is_a_transition_and_a_filler_none(agent, rollouts):
@@ -296,8 +309,18 @@ def test_an_encoder_of_the_users_own_is_trained_on_from_its_weights_and_acts_wit
 
 
 @pytest.mark.parametrize("kind", AGENTS)
+def test_an_encoder_that_reads_later_rows_is_refused_in_one_line(kind):
+    text = r"^agent\.encoder: an agent cannot act on the future, and this GRU reads it .*bidirectional=false$"
+    config = AGENTS[kind](encoder=ENCODERS["gru"].model_copy(update={"bidirectional": True}))
+    for own in (GRU(MLP((4,), (8,)), 9, bidirectional=True), None):
+        with pytest.raises(ValueError, match=text) as caught:
+            build(config, own=own)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", AGENTS)
 def test_a_frozen_encoder_is_left_as_it_is(kind):
-    own = ENCODERS[FEEDS_FORWARD[0]].build((4,)).requires_grad_(False)
+    own = MLPConfig().build(SPEC.observation_space).requires_grad_(False)
     before = deepcopy(own.state_dict())
     agent = build(AGENTS[kind](**SMALL.get(kind, {})), own=own)
     head = deepcopy(agent.network.head.state_dict())

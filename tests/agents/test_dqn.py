@@ -2,8 +2,10 @@ from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from gymnasium.spaces import Box
 from torch import Tensor, nn
 
 from graftwork.agents import DQN, DQNConfig
@@ -14,7 +16,7 @@ from graftwork.training.schedules import Linear
 from graftwork.training.seeding import Seeds
 
 T, B, A, F, N, L = 4, 5, 7, 3, 16, 3
-SPEC = EnvSpec("Test-v0", (F,), torch.float32, A, 0, f"Discrete({A})")
+SPEC = EnvSpec("Test-v0", Box(-np.inf, np.inf, (F,)), A, 0, f"Discrete({A})")
 FIELDS = {
     "encoder": MLPConfig(hidden=(8,)),
     "learning_rate": 0.01,

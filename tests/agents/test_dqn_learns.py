@@ -1,7 +1,9 @@
 """DQN against the values that value iteration finds."""
 
+import numpy as np
 import pytest
 import torch
+from gymnasium.spaces import Box
 from torch import Tensor
 
 from graftwork.agents import DQN, DQNConfig
@@ -23,7 +25,8 @@ class Table:
         """successor [S, A] int64, -1 for the end; reward [S, A]; observation [S, F]."""
         self.successor, self.reward, self.observation, self.starts = successor, reward, observation, starts
         num_actions = successor.shape[1]
-        self.spec = EnvSpec("Table", observation.shape[1:], torch.float32, num_actions, 0, f"Discrete({num_actions})")
+        space = Box(-np.inf, np.inf, observation.shape[1:])
+        self.spec = EnvSpec("Table", space, num_actions, 0, f"Discrete({num_actions})")
         self.num_envs, self.limit = num_envs, limit
         self.generator = torch.Generator().manual_seed(0)
 

@@ -1,7 +1,9 @@
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from gymnasium.spaces import Box
 from torch import Tensor, nn
 
 from graftwork.agents import DQN, DQNConfig
@@ -11,7 +13,7 @@ from graftwork.networks import LSTMConfig, MLPConfig, Network
 from graftwork.training.seeding import Seeds
 
 T, B, A, F, H, N, L, BURN_IN = 3, 5, 7, 3, 6, 8, 7, 4
-SPEC = EnvSpec("Test-v0", (F,), torch.float32, A, 0, f"Discrete({A})")
+SPEC = EnvSpec("Test-v0", Box(-np.inf, np.inf, (F,)), A, 0, f"Discrete({A})")
 
 
 def build(seed: int = 0, **fields) -> DQN:
@@ -143,7 +145,7 @@ def test_each_network_burns_in_with_its_own_weights(monkeypatch, experience, rol
     seen = {}
     for name, network in (("online", agent.network), ("target", agent.target)):
         states = seen[name] = []
-        network.register_forward_pre_hook(lambda module, arguments, states=states: states.append(arguments[1]))
+        network.encoder.register_forward_pre_hook(lambda module, arguments, states=states: states.append(arguments[1]))
     agent.learn(replace(experience(T, B), state=agent.initial_state(B)))
     # Two passes each: over the burn-in from the stored state, and over the rest from where it led.
     assert [len(states) for states in seen.values()] == [2, 2]

@@ -1,8 +1,10 @@
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from gymnasium.spaces import Box
 from torch import Tensor, nn
 
 from graftwork.agents import Reinforce, ReinforceConfig
@@ -19,7 +21,7 @@ from graftwork.training.schedules import Linear
 from graftwork.training.seeding import Seeds
 
 T, B, A, F = 4, 3, 2, 5
-SPEC = EnvSpec("Test-v0", (F,), torch.float32, A, 0, f"Discrete({A})")
+SPEC = EnvSpec("Test-v0", Box(-np.inf, np.inf, (F,)), A, 0, f"Discrete({A})")
 LOG4 = math.log(4)
 FIELDS = {
     "encoder": MLPConfig(hidden=(6,), activation="tanh"),
@@ -192,7 +194,7 @@ def test_the_entropy_bonus_raises_the_entropy_and_follows_its_schedule():
 class Corridor:
     """Reward 1 three steps to the right of a wall; cut off after 12 steps. An ended episode rests."""
 
-    spec = EnvSpec("Corridor", (1,), torch.float32, 2, 0, "Discrete(2)")
+    spec = EnvSpec("Corridor", Box(0, 3, (1,)), 2, 0, "Discrete(2)")
 
     def __init__(self, num_envs: int) -> None:
         self.num_envs = num_envs

@@ -7,11 +7,12 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
-from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete
 from torch import Tensor
 
 from graftwork.engine import Step
 from graftwork.envs import GymnasiumEnvs, episode_seed
+from graftwork.spaces import Observation
 
 NUM_ACTIONS = 5
 # What an environment knows of its address is its seed.
@@ -49,6 +50,23 @@ class ScriptedEnv(gymnasium.Env[Any, Any]):
         return np.array([*self.address, self.count], np.float32)
 
 
+class InDict(gymnasium.ObservationWrapper[Any, Any, Any]):
+    """The same in a dict of choices: of environment and episode, and of step."""
+
+    observation_space = Dict({"where": MultiDiscrete([3, 200]), "step": Discrete(8)})
+
+    def observation(self, observation: Any) -> dict[str, Any]:
+        env, episode, step = observation.astype(np.int64)
+        return {"where": np.array([env, episode]), "step": step}
+
+
+def address_of(observation: Observation) -> Tensor:
+    """(environment, episode, step) of each observation, [..., 3]."""
+    if isinstance(observation, Tensor):
+        return observation
+    return torch.cat((observation["where"], observation["step"].unsqueeze(-1)), -1).float()
+
+
 class Reader:
     """Acts by the address that it observes; its state, if it has one, counts the rows of the running episode."""
 
@@ -58,9 +76,9 @@ class Reader:
     def initial_state(self, num_envs: int) -> tuple[Tensor, ...]:
         return (torch.zeros(num_envs, 1),) if self.recurrent else ()
 
-    def act(self, observation: Tensor, state: tuple[Tensor, ...], is_first: Tensor, *, explore: bool) -> Step:
+    def act(self, observation: Observation, state: tuple[Tensor, ...], is_first: Tensor, *, explore: bool) -> Step:
         assert explore
-        action = ((observation * torch.tensor([1.0, 2.0, 3.0])).sum(-1) % NUM_ACTIONS).long()
+        action = ((address_of(observation) * torch.tensor([1.0, 2.0, 3.0])).sum(-1) % NUM_ACTIONS).long()
         if self.recurrent:
             state = (torch.where(is_first.unsqueeze(-1), 0.0, state[0]) + 1.0,)
         return Step(action, state, -action / 10 if self.log_prob else None)
@@ -71,8 +89,9 @@ def scripted_envs() -> Iterator[Callable[..., GymnasiumEnvs]]:
     """Makes scripted environments, three unless told otherwise."""
     opened = []
 
-    def open_(num_envs: int = 3, *, autoreset: bool = True) -> GymnasiumEnvs:
-        opened.append(GymnasiumEnvs(ScriptedEnv, num_envs, 0, autoreset=autoreset))
+    def open_(num_envs: int = 3, *, autoreset: bool = True, in_dict: bool = False) -> GymnasiumEnvs:
+        make = (lambda: InDict(ScriptedEnv())) if in_dict else ScriptedEnv
+        opened.append(GymnasiumEnvs(make, num_envs, 0, autoreset=autoreset))
         return opened[-1]
 
     yield open_
@@ -83,6 +102,11 @@ def scripted_envs() -> Iterator[Callable[..., GymnasiumEnvs]]:
 @pytest.fixture(scope="session")
 def reader() -> type[Reader]:
     return Reader
+
+
+@pytest.fixture(scope="session")
+def address() -> Callable[[Observation], Tensor]:
+    return address_of
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,7 @@
 """Collected from three scripted environments, whose observations are (environment, episode, step)."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import fields
+from dataclasses import fields, replace
 from itertools import pairwise
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from graftwork.engine import Collector, Rollout
 from graftwork.envs import GymnasiumEnvs
 from graftwork.envs.contract import Episode
+from graftwork.spaces import Observation
 
 Envs = Callable[..., GymnasiumEnvs]
 Length = Callable[[int, int], int]
@@ -118,6 +119,22 @@ class TestRows:
         assert episodes == [Episode(10.0 * e * n + n * (n + 1) / 2, n) for e, n in enumerate(lengths)]
 
 
+@pytest.mark.parametrize("num_rows", [6, None], ids=["rows", "whole episodes"])
+def test_a_dict_is_collected_as_an_array_is(
+    scripted_envs: Envs, reader: type[Any], address: Callable[[Observation], Tensor], num_rows: int | None
+) -> None:
+    one, other = (
+        Collector(scripted_envs(autoreset=num_rows is not None, in_dict=in_dict), reader(), num_rows)
+        for in_dict in (False, True)
+    )
+    for _ in range(9):
+        plain, rollout = one.next(), other.next()
+        assert isinstance(rollout.observation, dict)
+        shapes = {name: leaf.shape for name, leaf in rollout.observation.items()}
+        assert shapes == {"step": (rollout.num_rows + 1, 3), "where": (rollout.num_rows + 1, 3, 2)}
+        assert_same(plain, replace(rollout, observation=address(rollout.observation)))
+
+
 class TestWholeEpisodes:
     def test_a_rollout_is_one_whole_episode_of_each_environment(
         self, scripted_envs: Envs, reader: type[Any], length: Length
@@ -151,12 +168,13 @@ class TestWholeEpisodes:
 
 
 class TestState:
+    @pytest.mark.parametrize("in_dict", [False, True], ids=["box", "dict"])
     @pytest.mark.parametrize("num_rows", [4, None], ids=["rows", "whole episodes"])
     def test_at_every_cut_it_continues_identically(
-        self, scripted_envs: Envs, reader: type[Any], num_rows: int | None
+        self, scripted_envs: Envs, reader: type[Any], num_rows: int | None, in_dict: bool
     ) -> None:
         def collector() -> Collector:
-            envs = scripted_envs(autoreset=num_rows is not None)
+            envs = scripted_envs(autoreset=num_rows is not None, in_dict=in_dict)
             return Collector(envs, reader(recurrent=True, log_prob=True), num_rows)
 
         one = collector()

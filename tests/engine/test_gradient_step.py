@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from graftwork.engine import GradientStep, Metrics, NonFiniteError, StateDict
+from graftwork.engine import Adam, GradientStep, Metrics, NonFiniteError, StateDict, recorded
 
 Batch = tuple[Tensor, Tensor]  # inputs [N, 3], targets [N, 2]
 Step = GradientStep[nn.Module, Batch]
@@ -19,7 +19,7 @@ def loss(network: nn.Module, batch: Batch) -> tuple[Tensor, Metrics]:
     return (error**2).mean(), {"error": error.detach().abs().mean()}
 
 
-def network(dtype: torch.dtype = torch.float64) -> nn.Module:
+def network(dtype: torch.dtype = torch.float64) -> nn.Sequential:
     built = nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 2)).to(dtype)
     generator = torch.Generator().manual_seed(1)
     for parameter in built.parameters():
@@ -157,11 +157,36 @@ class TestUpdate:
         assert moved == step.state_dict().keys() == {"2.weight", "2.bias"}
 
     @pytest.mark.parametrize("make", [torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD])
-    def test_another_optimizer_is_refused_unless_fused(self, make: Callable[..., torch.optim.Optimizer]) -> None:
+    def test_a_fused_optimizer_and_a_plain_one_come_to_the_same(
+        self, make: Callable[..., torch.optim.Optimizer]
+    ) -> None:
+        ours, theirs = network(), network()
+        for built, fused in ((ours, True), (theirs, False)):
+            step: Step = GradientStep(loss, built, make(built.parameters(), lr=0.1, fused=fused), 0.7)
+            with pytest.raises(NonFiniteError):
+                step([*batches(3), poisoned(batches(1)[0]), *batches(2)])
+        torch.testing.assert_close(values(ours), values(theirs), rtol=1e-6, atol=1e-6)
+
+    def test_tensors_that_are_not_the_networks_are_refused(self) -> None:
+        built, other = network(), network()
+        optimizer = torch.optim.Adam([*built.parameters(), *other[2].parameters()], fused=True)
+        with pytest.raises(ValueError, match=r"^the optimizer has 2 tensors that the network has not$"):
+            GradientStep(loss, built, optimizer)
+
+    def test_a_parameter_that_the_loss_does_not_depend_on_is_named(self) -> None:
         built = network()
-        with pytest.raises(ValueError, match=r"^GradientStep needs a fused optimizer, got \w+ without fused=True$"):
-            GradientStep(loss, built, make(built.parameters(), lr=0.1))
-        GradientStep(loss, built, make(built.parameters(), lr=0.1, fused=True))([batches(1)[0]])
+        built.add_module("3", nn.Linear(2, 2))
+
+        def without_last(network: nn.Module, batch: Batch) -> tuple[Tensor, Metrics]:
+            return loss(network[:3], batch)
+
+        step: Step = GradientStep(without_last, built, torch.optim.Adam(built.parameters(), fused=True))
+        with pytest.raises(
+            ValueError, match=r"^3\.weight has no part in the loss; freeze it: requires_grad_\(False\)$"
+        ):
+            step(batches(1))
+        built[3].requires_grad_(False)
+        step(batches(1))
 
     def test_synchronises_once_however_many_batches(self, monkeypatch: pytest.MonkeyPatch) -> None:
         class Reads(TorchDispatchMode):
@@ -288,10 +313,218 @@ class TestState:
         assert state.keys() == {"0.weight", "0.bias", "2.weight", "2.bias"}
         assert all(entries.keys() == {"step", "exp_avg", "exp_avg_sq"} for entries in state.values())
 
-    def test_keys_are_checked(self) -> None:
+    def test_names_that_are_not_the_optimizers_are_refused(self) -> None:
         step = adam_step(network())
         step(batches(1))
         state = step.state_dict()
-        del state["2.bias"]
-        with pytest.raises(ValueError, match=r"^state of optimizer: missing \['2\.bias'\], unexpected nothing$"):
+        state["3.bias"] = state.pop("2.bias")
+        with pytest.raises(ValueError, match=r"^state of optimizer: missing nothing, unexpected \['3\.bias'\]$"):
             step.load_state_dict(state)
+
+    def test_a_state_of_another_shape_is_refused(self) -> None:
+        step = adam_step(network())
+        step(batches(1))
+        state = step.state_dict()
+        state["2.bias"] = {**state["2.bias"], "exp_avg": torch.zeros(3)}
+        with pytest.raises(ValueError, match=r"^state of optimizer: exp_avg of 2\.bias is \[3\], this one \[2\]$"):
+            step.load_state_dict(state)
+
+    def test_parameters_that_it_does_not_name_begin_anew(self) -> None:
+        one, other = network(), network()
+        step, restored = adam_step(one), adam_step(other)
+        restored(batches(2, seed=9))
+        restored.load_state_dict({})
+        other.load_state_dict(one.state_dict())
+        for each in (step, restored):
+            each(batches(3))
+        assert_same(values(one), values(other))
+
+
+class TestFreezing:
+    def test_what_is_frozen_has_no_gradient_and_no_state_and_stands_still(self) -> None:
+        built = network()
+        built[0].requires_grad_(False)
+        before = values(built)
+        step = adam_step(built, 0.7)
+        step(batches(3))
+        moved = {name for name, value in values(built).items() if not value.equal(before[name])}
+        assert moved == step.state_dict().keys() == {"2.weight", "2.bias"}
+
+    def test_the_norm_is_of_what_is_trained(self) -> None:
+        built = network()
+        step = adam_step(built)
+        whole = step(batches(1), 0.0)["gradient_norm"]
+        built[0].requires_grad_(False)
+        part = step(batches(1), 0.0)["gradient_norm"]
+        gradients = torch.autograd.grad(loss(built, batches(1)[0])[0], list(built[2].parameters()))
+        torch.testing.assert_close(part, torch.cat([gradient.flatten() for gradient in gradients]).norm())
+        assert part < whole
+
+    @pytest.mark.parametrize("soon", [False, True])
+    def test_a_change_is_noticed_recorded_or_not(self, soon: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(recorded, "_EAGER_FIRST", 3 if soon else math.inf)
+        built = network()
+        step = adam_step(built, 0.7)
+        for frozen in ({"0"}, set[str](), {"2"}, {"0"}):
+            for name, module in built.named_children():
+                module.requires_grad_(name not in frozen)
+            before = values(built)
+            step(batches(6))
+            moved = {name[0] for name, value in values(built).items() if not value.equal(before[name])}
+            assert moved == {"0", "2"} - frozen
+
+    def test_nothing_to_train_is_said(self) -> None:
+        built = network().requires_grad_(False)
+        with pytest.raises(ValueError, match=r"^nothing to update: every parameter is frozen \(requires_grad=False\)$"):
+            adam_step(built)(batches(1))
+
+
+def noisy(dtype: torch.dtype = torch.float32) -> nn.Sequential:
+    """With norm statistics and dropout."""
+    layers = (nn.Linear(3, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Dropout(0.4), nn.Linear(5, 2))
+    built = nn.Sequential(*layers).to(dtype)
+    generator = torch.Generator().manual_seed(1)
+    for parameter in built.parameters():
+        nn.init.normal_(parameter, generator=generator)
+    return built
+
+
+def noisy_step(built: nn.Module, seed: int = 7) -> Step:
+    return GradientStep(loss, built, Adam(built.parameters()), 0.7, torch.Generator().manual_seed(seed))
+
+
+def everything(built: nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in built.state_dict().items()}
+
+
+class TestStream:
+    def test_dropout_goes_on_from_the_state(self) -> None:
+        one, other = noisy(), noisy()
+        step, restored = noisy_step(one), noisy_step(other, seed=8)
+        step(batches(3, torch.float32))
+        restored(batches(2, torch.float32))
+        other.load_state_dict(one.state_dict())
+        restored.load_state_dict(step.state_dict())
+        for batch in batches(3, torch.float32, seed=5):
+            assert_same(step([batch]), restored([batch]))
+            torch.rand(3)  # what others draw makes no difference
+        assert_same(everything(one), everything(other))
+
+    def test_the_global_stream_is_left_alone(self) -> None:
+        step = noisy_step(noisy())
+        before = torch.get_rng_state()
+        step.examine()
+        step(batches(3, torch.float32))
+        assert torch.equal(before, torch.get_rng_state())
+
+    def test_a_network_that_draws_nothing_has_none(self) -> None:
+        built = network()
+        generator = torch.Generator().manual_seed(7)
+        before = generator.get_state()
+        step: Step = GradientStep(loss, built, Adam(built.parameters()), None, generator)
+        step(batches(2))
+        assert step.state_dict().keys() == {"0.weight", "0.bias", "2.weight", "2.bias"}
+        assert torch.equal(generator.get_state(), before)
+
+    def test_its_state_bears_a_name_that_no_parameter_can_have(self) -> None:
+        built = noisy()
+        state = noisy_step(built).state_dict()
+        assert state.keys() == {".stream"}
+        with pytest.raises(KeyError):
+            built.register_parameter(".stream", nn.Parameter(torch.zeros(1)))
+        with pytest.raises(ValueError, match=r"^state of optimizer: missing \['\.stream'\], unexpected nothing$"):
+            noisy_step(built).load_state_dict({})
+        with pytest.raises(ValueError, match=r"^state of optimizer: missing nothing, unexpected \['\.stream'\]$"):
+            adam_step(network()).load_state_dict(state)
+
+    def test_a_generator_of_another_device_is_refused(self) -> None:
+        built = nn.Sequential(nn.Linear(3, 2), nn.Dropout(0.5)).to("meta")
+        with pytest.raises(ValueError, match=r"^the generator is on cpu, but the network on meta$"):
+            GradientStep(loss, built, torch.optim.SGD(built.parameters()), None, torch.Generator())
+
+    def test_160_updates_recorded_equal_eager_ones_bit_for_bit(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        ours, theirs = noisy(), noisy()
+        given = batches(160, torch.float32)
+        step = noisy_step(ours)
+        for batch in given:
+            step([batch], 1e-3)
+        recordings = list(step._gradients._flat._recordings.values())
+        assert len(recordings) == 1
+        assert recordings[0] is not None
+        monkeypatch.setattr(recorded, "_EAGER_FIRST", math.inf)
+        eager = noisy_step(theirs)
+        for batch in given:
+            eager([batch], 1e-3)
+        assert_same(everything(ours), everything(theirs))
+        assert everything(ours)["1.num_batches_tracked"] == 160
+        assert_same(step.state_dict(), eager.state_dict())
+
+
+class TestBuffers:
+    @pytest.mark.parametrize("soon", [False, True])
+    def test_statistics_are_put_back_after_a_batch_that_is_not_finite(
+        self, soon: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(recorded, "_EAGER_FIRST", 3 if soon else math.inf)
+        built = noisy()
+        step = noisy_step(built)
+        step(batches(6, torch.float32))
+        before = everything(built)
+        with pytest.raises(NonFiniteError, match=r"^loss is nan"):
+            step([poisoned(batches(1, torch.float32)[0])])
+        assert_same(everything(built), before)
+        step(batches(2, torch.float32))
+        assert all(value.isfinite().all() for value in everything(built).values())
+        assert everything(built)["1.num_batches_tracked"] == 8
+
+    def test_statistics_stay_after_batches_that_are_finite(self) -> None:
+        built = noisy()
+        before = everything(built)
+        noisy_step(built)(batches(2, torch.float32))
+        assert not everything(built)["1.running_mean"].equal(before["1.running_mean"])
+
+
+class TestExamine:
+    @pytest.mark.parametrize("soon", [False, True])
+    def test_changes_nothing_but_the_metrics_of_one_call(self, soon: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(recorded, "_EAGER_FIRST", 3 if soon else math.inf)
+        ours, theirs = noisy(), noisy()
+        step, plain = noisy_step(ours), noisy_step(theirs)
+        for count, examined in ((2, False), (3, True), (4, False), (1, True), (2, False)):
+            if examined:
+                step.examine()
+            given = batches(count, torch.float32)
+            metrics, expected = step(given), plain(given)
+            names = metrics.keys() - expected.keys()
+            assert bool(names) is examined
+            assert_same({name: metrics[name] for name in expected}, expected)
+            assert_same(everything(ours), everything(theirs))
+            assert_same(step.state_dict(), plain.state_dict())
+
+    def test_measures_the_first_batch_before_its_update(self) -> None:
+        built = network()
+        step = adam_step(built, 0.7)
+        first, second = batches(2)
+        hidden = built[:2](first[0]).detach()
+        gradients = torch.autograd.grad(loss(built, first)[0], list(built.parameters()))
+        step.examine()
+        metrics = step([first, second])
+        assert all(value.shape == () for value in metrics.values())
+        torch.testing.assert_close(metrics["activation_mean/1"].double(), hidden.mean(), rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(metrics["gradient_norm/2.bias"], gradients[3].norm())
+
+    def test_the_measured_random_numbers_are_the_updates(self) -> None:
+        built = nn.Sequential(nn.Linear(3, 50), nn.Dropout(0.4), nn.Linear(50, 2))
+        shares: list[Tensor] = []
+
+        def sharing(network: nn.Module, batch: Batch) -> tuple[Tensor, Metrics]:
+            dropped = built[1](built[0](batch[0])) if network is built else network[:2](batch[0])
+            shares.append((dropped == 0).float().mean())
+            return network[2](dropped).mean(), {}
+
+        generator = torch.Generator().manual_seed(7)
+        step: Step = GradientStep(sharing, built, Adam(built.parameters()), None, generator)
+        step.examine()
+        metrics = step(batches(1, torch.float32))
+        assert len(shares) == 2
+        assert shares[0] == shares[1] == metrics["activation_zeros/1"]

@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from gymnasium.spaces import Box
 from torch import Tensor, nn
 
 from graftwork.engine import recorded as module
@@ -90,17 +91,61 @@ def assert_like_eager(network: nn.Module, monkeypatch: pytest.MonkeyPatch, funct
         (nn.Tanh(), nn.Linear(5, 5), nn.Sigmoid()),
         (nn.ReLU(), nn.Linear(5, 5), nn.ReLU(), nn.LayerNorm(5), nn.GELU()),
         (nn.BatchNorm1d(5), nn.ReLU()),
+        (nn.ReLU(), nn.BatchNorm1d(5, momentum=0.3), nn.Linear(5, 5), nn.BatchNorm1d(5, affine=False)),
         (nn.Dropout(0.5),),
+        (nn.BatchNorm1d(5), nn.Dropout(0.5), nn.Linear(5, 5), nn.RMSNorm(5), nn.Dropout(0.2)),
+        (nn.GroupNorm(5, 5), nn.AlphaDropout(0.2)),
+        (nn.BatchNorm1d(5, momentum=0.1).eval().requires_grad_(True), nn.Dropout(0.5).eval()),
     ],
-    ids=["relu", "tanh-sigmoid", "layer-norm", "batch-norm", "dropout"],
+    ids=["relu", "tanh-sigmoid", "layer-norm", "batch-norm", "batch-norms", "dropout", "both", "group-norm", "eval"],
 )
 def test_a_recording_comes_to_the_same_bits(layers: tuple[nn.Module, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     assert is_recorded(assert_like_eager(built(*layers), monkeypatch))
 
 
+def test_norm_statistics_that_depend_on_their_own_count_stay_eager(monkeypatch: pytest.MonkeyPatch) -> None:
+    gradients = assert_like_eager(built(nn.BatchNorm1d(5, momentum=None)), monkeypatch)
+    assert list(gradients._flat._recordings.values()) == [None]
+
+
+def test_what_changes_buffers_otherwise_the_second_time_stays_eager() -> None:
+    calls = []
+
+    def counts(network: nn.Module, batch: Batch) -> tuple[Tensor, Metrics]:
+        calls.append(1)
+        network.get_buffer("1.running_mean").add_(len(calls))
+        return loss(network, batch)
+
+    gradients = of(built(nn.BatchNorm1d(5)), counts)
+    list(map(gradients, batches(10)))
+    assert list(gradients._flat._recordings.values()) == [None]
+
+
+def test_what_draws_another_count_the_second_time_stays_eager() -> None:
+    calls = []
+
+    def counts(network: nn.Module, batch: Batch) -> tuple[Tensor, Metrics]:
+        calls.append(1)
+        torch.rand(len(calls))
+        return loss(network, batch)
+
+    gradients = of(built(nn.ReLU()), counts)
+    list(map(gradients, batches(10)))
+    assert list(gradients._flat._recordings.values()) == [None]
+
+
+def test_a_recording_draws_and_counts_as_it_is_made_no_more_than_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = built(nn.BatchNorm1d(5), nn.Dropout(0.5))
+    gradients = of(network)
+    for count, batch in enumerate(batches(10), 1):
+        gradients(batch)
+        assert network.get_buffer("1.num_batches_tracked") == count
+    assert is_recorded(gradients)
+
+
 @pytest.mark.parametrize("config", [MLPConfig(hidden=(5, 4)), LSTMConfig(hidden_size=5), GRUConfig(hidden_size=5)])
 def test_encoders_of_ours_are_recorded(config: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    network = config.build((3,))
+    network = config.build(Box(-1.0, 1.0, (3,)))
     is_first = torch.zeros(1, 7, dtype=torch.bool)
 
     def features(network: nn.Module, batch: Batch) -> tuple[Tensor, Metrics]:
@@ -204,8 +249,9 @@ def mixed(network: nn.Module, batch: Any) -> tuple[Tensor, Metrics]:
         (torch.ones(3, 4).t(),),
         (torch.ones(4, 3, dtype=torch.uint8),),
         (torch.ones(4, 3), ()),
+        (torch.ones(4, 3), {}),
     ],
-    ids=["strides", "dtype", "nesting"],
+    ids=["strides", "dtype", "nesting", "dict"],
 )
 def test_inputs_of_another_form_are_another_recording(other: Any) -> None:
     network = built(nn.ReLU())
@@ -257,6 +303,28 @@ def test_rows_picked_by_number_are_recorded() -> None:
         batch = (inputs, torch.tensor([row, 3]))
         assert torch.equal(gradients(batch)[0], picks(network, batch)[0])
     assert is_recorded(gradients)
+
+
+def test_dicts_are_recorded_by_their_keys() -> None:
+    def of_both(network: nn.Module, batch: Any) -> tuple[Tensor, Metrics]:
+        return (network(batch[0]["a"]) - network(batch[0]["b"])).sum(), {}
+
+    network = built(nn.Tanh())
+    gradients = of(network, of_both)
+    one, other = torch.ones(4, 3), torch.full((4, 3), 2.0)
+    for _ in range(6):
+        expected = gradients(({"a": one, "b": other},))[0]
+    assert is_recorded(gradients)
+    for _ in range(6):
+        assert torch.equal(gradients(({"b": other, "a": one},))[0], expected)
+        assert torch.equal(gradients(({"a": other, "b": one},))[0], -expected)
+    assert len(gradients._flat._recordings) == 2
+
+
+def test_a_parameter_without_part_in_the_loss_is_named() -> None:
+    gradients = of(built(nn.ReLU()), lambda network, batch: (network[0](batch.inputs).sum(), {}))
+    with pytest.raises(ValueError, match=r"^2\.weight has no part in the loss"):
+        gradients(batches(1)[0])
 
 
 class Sum(nn.Module):

@@ -4,20 +4,33 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+import gymnasium
+import numpy as np
 import pytest
 import torch
+from gymnasium.spaces import Box, Dict, Discrete, Tuple
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from graftwork.engine import ReplayBuffer, Rollout, Sample, StateDict, replay
+from graftwork.spaces import Observation, map_leaves, rows_of, tensors_of
+
+
+def box(*shape: int, dtype: type[Any] = np.float32) -> Box:
+    return Box(0, 255, shape, dtype)
+
+
+LONE: gymnasium.Space[Any] = box(2)
+TREE: gymnasium.Space[Any] = Dict({"where": box(2), "deep": Tuple([box(3, 1, dtype=np.uint8), Discrete(1000)])})
+FORMS = st.sampled_from([LONE, TREE])
 
 
 class Tape:
     """What B environments did from the beginning; each number says its row and environment."""
 
-    def __init__(self, num_rows: int, num_envs: int, seed: int) -> None:
+    def __init__(self, num_rows: int, num_envs: int, seed: int, space: gymnasium.Space[Any] = LONE) -> None:
         generator = torch.Generator().manual_seed(seed)
         self.num_rows, self.num_envs = num_rows, num_envs
         self.row, self.env = torch.meshgrid(torch.arange(num_rows + 1), torch.arange(num_envs), indexing="ij")
@@ -29,7 +42,11 @@ class Tape:
             done[t] &= ~self.is_first[t + 1]
         odd = (self.row[:-1] + self.env[:-1]) % 2 == 1
         self.terminated, self.truncated = done & odd, done & ~odd
-        self.observation = torch.stack((self.row, self.env), -1).float()
+        where = torch.stack((self.row, self.env), -1).float()
+        number = 5 * self.row + self.env
+        image = torch.stack((number, 2 * number, 3 * number), -1).remainder(256).to(torch.uint8).unsqueeze(-1)
+        tree = {"deep.0": image, "deep.1": number, "where": where}
+        self.observation: Observation = where if space is LONE else tree
         self.action = (3 * self.row[:-1] + self.env[:-1]) % 7
         self.reward = self.row[:-1] + self.env[:-1] / 4
 
@@ -41,7 +58,7 @@ class Tape:
     def rollout(self, start: int, num_rows: int, *, state: bool = False) -> Rollout:
         rows, inner = slice(start, start + num_rows + 1), slice(start, start + num_rows)
         return Rollout(
-            observation=self.observation[rows],
+            observation=rows_of(self.observation, rows),
             is_first=self.is_first[rows],
             action=self.action[inner],
             log_prob=None,
@@ -58,9 +75,10 @@ class Tape:
     def check(self, sample: Sample, length: int, *, state: bool = False) -> set[tuple[int, int]]:
         """Every field of a sample against the tape; (row, environment) of the first rows."""
         rollout = sample.rollout
-        first, env = rollout.observation[0].long().unbind(-1)
+        first, env = origins(sample).unbind(-1)
         rows = first + torch.arange(length + 1).unsqueeze(1)  # contiguous in time, successors included
-        assert rollout.observation.equal(self.observation[rows, env])
+        expected = map_leaves(lambda leaf: leaf[rows, env], self.observation)
+        torch.testing.assert_close(rollout.observation, expected, rtol=0, atol=0)
         assert rollout.is_first.equal(self.is_first[rows, env])
         for name in ("action", "reward", "terminated", "truncated"):
             assert getattr(rollout, name).equal(getattr(self, name)[rows[:-1], env])
@@ -72,12 +90,25 @@ class Tape:
         return set(zip(first.tolist(), env.tolist(), strict=True))
 
 
-def buffer(num_rows: int, num_envs: int, *, rollout_rows: int | None = None, seed: int = 0) -> ReplayBuffer:
+def origins(sample: Sample) -> Tensor:
+    """Row and environment of each column's first row, by what it observed. [N, 2]"""
+    named = tensors_of(sample.rollout.observation)
+    return named["where" if "where" in named else ""][0].long()
+
+
+def buffer(
+    num_rows: int,
+    num_envs: int,
+    space: gymnasium.Space[Any] = LONE,
+    *,
+    rollout_rows: int | None = None,
+    seed: int = 0,
+) -> ReplayBuffer:
     """rollout_rows: with a recurrent state of two parts."""
     state = (torch.zeros(num_envs, 2), torch.zeros(num_envs)) if rollout_rows else ()
     generator = torch.Generator().manual_seed(seed)
     capacity = num_rows * num_envs
-    return ReplayBuffer(capacity, num_envs, (2,), torch.float32, generator, state=state, rollout_rows=rollout_rows)
+    return ReplayBuffer(capacity, num_envs, space, generator, state=state, rollout_rows=rollout_rows)
 
 
 def copied(state: Any) -> Any:
@@ -119,12 +150,12 @@ def histories(draw: st.DrawFn) -> tuple[int, list[int]]:
 
 class TestTransitions:
     @settings(max_examples=600)
-    @given(histories(), num_envs, seeds)
+    @given(histories(), num_envs, seeds, FORMS)
     def test_exactly_the_valid_transitions_of_the_newest_rows_are_drawn(
-        self, history: tuple[int, list[int]], num_envs: int, seed: int
+        self, history: tuple[int, list[int]], num_envs: int, seed: int, space: gymnasium.Space[Any]
     ) -> None:
         capacity, lengths = history
-        tape, kept, total = Tape(sum(lengths), num_envs, seed), buffer(capacity, num_envs), 0
+        tape, kept, total = Tape(sum(lengths), num_envs, seed, space), buffer(capacity, num_envs, space), 0
         for length in lengths:
             kept.add(tape.rollout(total, length))
             total += length
@@ -135,7 +166,7 @@ class TestTransitions:
                 # 30 draws for each: one of at most 27 is missed once in 10^11 times.
                 sample = kept.sample(30 * len(there))
                 assert tape.check(sample, 1) == set(there)
-                row, env = sample.rollout.observation[0].long().unbind(-1)
+                row, env = origins(sample).unbind(-1)
                 assert sample.index.equal(row % (capacity + 1) * num_envs + env)
 
     def test_draws_are_uniform(self) -> None:
@@ -143,7 +174,7 @@ class TestTransitions:
         for start, length in ((0, 5), (5, 11), (16, 7)):
             kept.add(tape.rollout(start, length))
         there = tape.transitions(range(11, 23))
-        observation = kept.sample(200 * len(there)).rollout.observation[0].long().tolist()
+        observation = origins(kept.sample(200 * len(there))).tolist()
         counts = torch.tensor([observation.count([row, env]) for row, env in there])
         # Chi-square of 25 cells, 24 degrees of freedom: 51.18 is exceeded once in 1,000 times.
         assert len(there) == 25
@@ -159,12 +190,12 @@ class TestTransitions:
 
 class TestSequences:
     @settings(max_examples=400)
-    @given(histories(), num_envs, st.integers(2, 5), seeds)
+    @given(histories(), num_envs, st.integers(2, 5), seeds, FORMS)
     def test_without_a_state_they_begin_at_any_row(
-        self, history: tuple[int, list[int]], num_envs: int, length: int, seed: int
+        self, history: tuple[int, list[int]], num_envs: int, length: int, seed: int, space: gymnasium.Space[Any]
     ) -> None:
         capacity, lengths = history
-        tape, kept, total = Tape(sum(lengths), num_envs, seed), buffer(capacity, num_envs), 0
+        tape, kept, total = Tape(sum(lengths), num_envs, seed, space), buffer(capacity, num_envs, space), 0
         for rows in lengths:
             kept.add(tape.rollout(total, rows))
             total += rows
@@ -175,12 +206,19 @@ class TestSequences:
             assert drawn == {(row, env) for row in starts for env in range(num_envs)}
 
     @settings(max_examples=500)
-    @given(st.integers(1, 4), st.integers(0, 7), st.integers(1, 14), num_envs, st.integers(1, 7), seeds)
+    @given(st.integers(1, 4), st.integers(0, 7), st.integers(1, 14), num_envs, st.integers(1, 7), seeds, FORMS)
     def test_with_a_state_they_begin_where_a_rollout_did(
-        self, rollout_rows: int, extra: int, num_rollouts: int, num_envs: int, length: int, seed: int
+        self,
+        rollout_rows: int,
+        extra: int,
+        num_rollouts: int,
+        num_envs: int,
+        length: int,
+        seed: int,
+        space: gymnasium.Space[Any],
     ) -> None:
         capacity, total = rollout_rows + extra, rollout_rows * num_rollouts
-        tape, kept = Tape(total, num_envs, seed), buffer(capacity, num_envs, rollout_rows=rollout_rows)
+        tape, kept = Tape(total, num_envs, seed, space), buffer(capacity, num_envs, space, rollout_rows=rollout_rows)
         for start in range(0, total, rollout_rows):
             kept.add(tape.rollout(start, rollout_rows, state=True))
         starts = [row for row in range(0, total, rollout_rows) if row >= total - capacity and row + length <= total]
@@ -193,7 +231,7 @@ class TestSequences:
         tape, kept = Tape(42, 3, seed=4), buffer(29, 3, rollout_rows=3)
         for start in range(0, 42, 3):
             kept.add(tape.rollout(start, 3, state=True))
-        observation = kept.sample(4800, 7).rollout.observation[0].long().tolist()
+        observation = origins(kept.sample(4800, 7)).tolist()
         counts = torch.tensor([observation.count([row, env]) for row in range(15, 36, 3) for env in range(3)])
         # Chi-square of 21 cells, 20 degrees of freedom: 45.31 is exceeded once in 1,000 times.
         assert counts.sum() == 4800
@@ -202,15 +240,22 @@ class TestSequences:
 
 class TestState:
     @settings(max_examples=120)
-    @given(st.integers(1, 8), st.integers(1, 3), st.integers(0, 9), num_envs, st.booleans(), seeds)
+    @given(st.integers(1, 8), st.integers(1, 3), st.integers(0, 9), num_envs, st.booleans(), seeds, FORMS)
     def test_a_restored_buffer_draws_and_forgets_as_before(
-        self, capacity: int, rollout_rows: int, num_rollouts: int, num_envs: int, is_recurrent: bool, seed: int
+        self,
+        capacity: int,
+        rollout_rows: int,
+        num_rollouts: int,
+        num_envs: int,
+        is_recurrent: bool,
+        seed: int,
+        space: gymnasium.Space[Any],
     ) -> None:
         rollout_rows = min(rollout_rows, capacity)
         every = rollout_rows if is_recurrent else None
-        tape = Tape(rollout_rows * (num_rollouts + 4), num_envs, seed)
-        one, fresh, used = (buffer(capacity, num_envs, rollout_rows=every, seed=k) for k in range(3))
-        used.add(Tape(rollout_rows, num_envs, seed + 1).rollout(0, rollout_rows, state=is_recurrent))
+        tape = Tape(rollout_rows * (num_rollouts + 4), num_envs, seed, space)
+        one, fresh, used = (buffer(capacity, num_envs, space, rollout_rows=every, seed=k) for k in range(3))
+        used.add(Tape(rollout_rows, num_envs, seed + 1, space).rollout(0, rollout_rows, state=is_recurrent))
         starts = iter(range(0, tape.num_rows, rollout_rows))
         for _ in range(num_rollouts):
             one.add(tape.rollout(next(starts), rollout_rows, state=is_recurrent))
@@ -227,7 +272,7 @@ class TestState:
                 for sample in samples:
                     tape.check(sample, length, state=is_recurrent)
                     assert sample.index.equal(samples[0].index)
-                    assert sample.rollout.observation.equal(samples[0].rollout.observation)
+                    assert origins(sample).equal(origins(samples[0]))
             for each in (one, fresh, used):
                 each.add(tape.rollout(start, rollout_rows, state=is_recurrent))
             assert len(one) == len(fresh) == len(used)
@@ -245,13 +290,34 @@ class TestState:
 
     def test_another_observation_or_state_is_refused(self) -> None:
         state = buffer(5, 2, rollout_rows=2).state_dict()
-        image = ReplayBuffer(10, 2, (2,), torch.uint8, torch.Generator())
+        image = buffer(5, 2, box(2, dtype=np.uint8))
         with pytest.raises(ValueError, match=r"^replay: the checkpoint's observation has another shape or type"):
             image.load_state_dict(state)
         with pytest.raises(ValueError, match=r"^replay: the checkpoint's recurrent states have other shapes"):
             buffer(5, 2).load_state_dict(state)
         with pytest.raises(ValueError, match=r"^replay: the checkpoint's recurrent states have other shapes"):
             buffer(5, 2, rollout_rows=5).load_state_dict(state)
+
+    def test_another_leaf_is_refused_by_name_and_a_lone_tensor_is_no_tree(self) -> None:
+        text = "^replay: the checkpoint's observation '{}' has another shape or type than this environment's$"
+        others = {
+            "deep.1": Dict({"where": box(2), "deep": Tuple([box(3, 1, dtype=np.uint8), box(1)])}),
+            "deep.0": Dict({"where": box(2), "deep": Tuple([box(3, 1), Discrete(1000)])}),
+            "where": Dict({"there": box(2), "deep": Tuple([box(3, 1, dtype=np.uint8), Discrete(1000)])}),
+        }
+        for name, space in others.items():
+            kept = buffer(5, 2, space)
+            with pytest.raises(ValueError, match=text.format(re.escape(name))):
+                kept.load_state_dict(buffer(5, 2, TREE).state_dict())
+            assert storage(kept) == 0
+        with pytest.raises(ValueError, match=r"^replay: the checkpoint's observation has another shape or type"):
+            buffer(5, 2, TREE).load_state_dict(buffer(5, 2).state_dict())
+        with pytest.raises(ValueError, match=text.format("deep.0")):
+            buffer(5, 2).load_state_dict(buffer(5, 2, TREE).state_dict())
+
+    def test_a_lone_tensor_is_saved_by_its_own_name_and_leaves_below_it(self) -> None:
+        assert isinstance(buffer(5, 2).state_dict()["rows"]["observation"], Tensor)
+        assert list(buffer(5, 2, TREE).state_dict()["rows"]["observation"]) == ["deep.0", "deep.1", "where"]
 
     def test_keys_are_checked(self) -> None:
         for part in (None, "rows", "counters"):
@@ -284,9 +350,12 @@ class TestSpeed:
         with Watch():
             yield found
 
+    @pytest.mark.parametrize("space", [LONE, TREE], ids=["lone", "tree"])
     @pytest.mark.parametrize("rollout_rows", [None, 3], ids=["transitions", "with a state"])
-    def test_adding_waits_once_and_drawing_never(self, rollout_rows: int | None, reads: list[str]) -> None:
-        tape, kept = Tape(18, 3, seed=0), buffer(7, 3, rollout_rows=rollout_rows)
+    def test_adding_waits_once_and_drawing_never(
+        self, rollout_rows: int | None, space: gymnasium.Space[Any], reads: list[str]
+    ) -> None:
+        tape, kept = Tape(18, 3, 0, space), buffer(7, 3, space, rollout_rows=rollout_rows)
         for start in range(0, 18, 3):
             rollout = tape.rollout(start, 3, state=rollout_rows is not None)
             reads.clear()
@@ -300,17 +369,23 @@ class TestSpeed:
 
 class TestMemory:
     @pytest.mark.parametrize("rollout_rows", [None, 1, 4], ids=str)
-    @pytest.mark.parametrize("dtype", [torch.float32, torch.uint8], ids=str)
-    def test_nbytes_is_what_is_allocated(self, rollout_rows: int | None, dtype: torch.dtype) -> None:
+    @pytest.mark.parametrize(
+        ("space", "num_bytes"),  # of an observation
+        [(box(7, 2), 56), (box(7, 2, dtype=np.uint8), 14), (TREE, 3 + 8 + 8)],
+        ids=["float32", "uint8", "tree"],
+    )
+    def test_nbytes_is_what_is_allocated(
+        self, rollout_rows: int | None, space: gymnasium.Space[Any], num_bytes: int
+    ) -> None:
         state = (torch.zeros(3, 2, 8), torch.zeros(3, 16)) if rollout_rows else ()
-        kept = ReplayBuffer(35, 3, (7, 2), dtype, torch.Generator(), state=state, rollout_rows=rollout_rows)
+        kept = ReplayBuffer(35, 3, space, torch.Generator(), state=state, rollout_rows=rollout_rows)
         assert storage(kept) == 0  # nothing before it is used
         kept.state_dict()
         assert storage(kept) == kept.nbytes
         # 12 rows of 3: the observation, action and index of 8 bytes, reward of 4, four flags; the state before each
         # of the 11 rows' rollouts, 32 numbers for an environment.
         states = 0 if rollout_rows is None else 11 // rollout_rows * 3 * 32 * 4
-        assert kept.nbytes == 36 * (14 * dtype.itemsize + 8 + 8 + 4 + 4) + states
+        assert kept.nbytes == 36 * (num_bytes + 8 + 8 + 4 + 4) + states
 
     def test_no_rollout_takes_more(self) -> None:
         tape, kept = Tape(30, 3, seed=0), buffer(7, 3, rollout_rows=3)
@@ -346,5 +421,5 @@ class TestMemory:
         assert before["counters"] == after["counters"]
 
     def test_capacity_is_shared_by_the_environments(self) -> None:
-        kept = ReplayBuffer(35, 3, (2,), torch.float32, torch.Generator())
+        kept = ReplayBuffer(35, 3, LONE, torch.Generator())
         assert (kept.num_rows, kept.num_envs) == (11, 3)

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -38,3 +40,11 @@ def test_done_is_terminated_or_truncated() -> None:
 def test_sizes() -> None:
     made = rollout()
     assert (made.num_rows, made.batch_size) == (3, 6)
+
+
+def test_what_is_said_of_rows_does_not_depend_on_the_form_of_observations() -> None:
+    lone = rollout()
+    tree = replace(lone, observation={"b": torch.zeros(4, 6, 2), "a": torch.zeros(4, 6)})
+    assert (tree.num_rows, tree.batch_size) == (3, 6)
+    assert tree.valid.equal(lone.valid)
+    assert tree.done.equal(lone.done)

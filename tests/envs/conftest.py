@@ -14,11 +14,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces import Box, Dict, Discrete, Tuple
 from torch import Tensor
 
 from graftwork.envs import GymnasiumEnvs, episode_seed
 from graftwork.envs.contract import EnvStep
+from graftwork.spaces import tensors_of
 
 # A worker process that is not forked cannot import this file.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -53,6 +54,27 @@ class Walk(gymnasium.Env[Observation, np.int64]):
 
     def observe(self) -> Observation:
         return np.array([self.position, self.np_random.normal()], np.float32)
+
+
+class InDict(gymnasium.ObservationWrapper[Any, Any, Any]):
+    """A walk whose observation is a dict with a tuple in it: the position, and the noise with how often it was seen."""
+
+    def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
+        super().__init__(env)
+        number = Box(-np.inf, np.inf, (1,), np.float64)
+        self.observation_space = Dict({"position": number, "others": Tuple([number, Discrete(7, start=2)])})
+        self.count = 0
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        self.count = 0
+        return super().reset(seed=seed, options=options)
+
+    def observation(self, observation: Observation) -> dict[str, Any]:
+        self.count += 1
+        wide = observation.astype(np.float64)
+        return {"position": wide[:1], "others": (wide[1:], 2 + self.count % 7)}
 
 
 class Unpicklable(Exception):
@@ -126,6 +148,17 @@ def walk() -> Make:
     return Walk
 
 
+@pytest.fixture(scope="session")
+def in_dict() -> Callable[[Make], Make]:
+    """Of a maker of walks, one of walks that observe a dict."""
+    return lambda make: lambda: InDict(make())
+
+
+@pytest.fixture(scope="session", params=["box", "dict"])
+def any_walk(request: pytest.FixtureRequest) -> Make:
+    return Walk if request.param == "box" else lambda: InDict(Walk())
+
+
 @pytest.fixture
 def moody() -> Make:
     Moody.made = 0
@@ -147,7 +180,7 @@ def plain() -> Callable[[EnvStep], tuple[list[Any], ...]]:
     """A row as plain lists, for comparison."""
 
     def lists(row: EnvStep) -> tuple[list[Any], ...]:
-        tensors = (row.observation, row.reward, row.terminated, row.truncated, row.is_first)
+        tensors = (*tensors_of(row.observation).values(), *row[1:])
         return tuple(tensor.tolist() for tensor in tensors)
 
     return lists

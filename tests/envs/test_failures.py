@@ -96,6 +96,26 @@ def test_a_value_that_is_not_finite_names_its_env(
         play(envs)
 
 
+@asynchronously
+@pytest.mark.parametrize("step", [0, 4], ids=["reset", "step"])
+def test_a_shape_that_is_wrong_inside_a_dict_names_the_leaf(
+    broken: Callable[..., Make], in_dict: Callable[[Make], Make], open_envs: Open, step: int, asynchronous: bool
+) -> None:
+    envs = open_envs(in_dict(broken("shape", step)), asynchronous=asynchronous)
+    reason = r"ValueError: observation 'others\.0' has shape \(0,\), its space says \(1,\)$"
+    with pytest.raises(EnvironmentFailure, match=rf"^environment failed at env 1, episode 2, step {step} .*: {reason}"):
+        play(envs)
+
+
+@asynchronously
+def test_a_value_that_is_not_finite_inside_a_dict_names_the_leaf(
+    broken: Callable[..., Make], in_dict: Callable[[Make], Make], open_envs: Open, asynchronous: bool
+) -> None:
+    envs = open_envs(in_dict(broken("nan", 4)), asynchronous=asynchronous)
+    with pytest.raises(NonFiniteEnvError, match=r"^observation 'others\.0' of env 1 is nan at entry \[0\]$"):
+        play(envs)
+
+
 def test_an_error_while_restoring_is_named_too(
     broken: Callable[..., Make], open_envs: Open, random_actions: Actions
 ) -> None:

@@ -102,7 +102,7 @@ def test_cartpole_without_velocities_observes_its_positions_alone() -> None:
     assert np.array_equal(shown, np.array(everything)[:, [0, 2]])  # cart position and pole angle
     assert all(observation in hidden.observation_space for observation in shown)
     assert np.array_equal(hidden.observation_space.high, full.observation_space.high[[0, 2]])
-    assert GymnasiumEnvs(lambda: hidden, 1, 0).spec.observation_shape == (2,)
+    assert GymnasiumEnvs(lambda: hidden, 1, 0).spec.observation_space == hidden.observation_space
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from graftwork.envs.address import AddressedEnv
+from graftwork.envs.arrays import in_arrays
 from graftwork.envs.sync_envs import SyncEnvs
 
 
@@ -45,3 +46,11 @@ def test_environments_of_different_spaces_are_refused() -> None:
     makers = [partial(addressed, env_id, 0) for env_id in ("CartPole-v1", "MountainCar-v0")]
     with pytest.raises(ValueError, match=r"^environments must have one space, got Box\(.*\) and Box\(.*\)$"):
         SyncEnvs(makers)
+
+
+def test_so_are_environments_whose_spaces_differ_but_not_their_arrays() -> None:
+    def make(name: str) -> AddressedEnv:
+        return AddressedEnv(in_arrays(gymnasium.make("FrozenLake-v1", map_name=name)), 0, 0, 0, True)
+
+    with pytest.raises(ValueError, match=r"^environments must have one space, got Discrete\(16\) and Discrete\(64\)$"):
+        SyncEnvs([partial(make, "4x4"), partial(make, "8x8")])

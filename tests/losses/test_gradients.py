@@ -40,6 +40,14 @@ CASES: dict[str, tuple[Callable[..., Tensor], tuple[Tensor, ...]]] = {
     "squared": (losses.squared, (ERROR,)),
     "policy_gradient": (lambda log_prob: losses.policy_gradient(log_prob, normal(4, T, B)), (normal(5, T, B),)),
     "entropy": (lambda logits: losses.entropy(logits.log_softmax(-1)), (normal(6, T, B, A),)),
+    "cross_entropy": (lambda logits: losses.cross_entropy(logits, ACTION, 0.1), (normal(0, T, B, A),)),
+    "binary_cross_entropy": (lambda logit: losses.binary_cross_entropy(logit, CUT), (normal(0, T, B),)),
+    "multiclass_hinge": (lambda logits: losses.multiclass_hinge(logits, ACTION), (normal(0, T, B, A),)),
+    "kl_sparsity": (lambda x: losses.kl_sparsity(x.sigmoid(), 0.05), (normal(0, T, B, A),)),
+    "uncertainty_weighted": (
+        lambda loss, log_variance: losses.uncertainty_weighted(loss, log_variance, is_regression=True),
+        (normal(0, A), normal(1, A)),
+    ),
     "masked_mean": (lambda x: losses.masked_mean(x, CUT), (normal(7, T, B),)),
     "discounted_return": (losses.discounted_return, (normal(0, T, B), DISCOUNT)),
     "reward_to_go": (

@@ -1,8 +1,10 @@
+import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 from torch import nn
 
-from graftwork.networks import GRU, LSTM, MLP, CategoricalHead, Network, QHead, mode
+from graftwork.networks import GRU, LSTM, MLP, CategoricalHead, Encoder, MLPConfig, Network, QHead, mode
 
 T, B, A, F = 3, 5, 7, 4
 
@@ -38,16 +40,59 @@ def test_initial_state_is_the_encoders():
 def test_probe_is_the_output_for_one_observation_and_leaves_mode_and_streams_alone():
     network = Network(MLP((2, 3), (9,)), CategoricalHead(9, A))
     before = torch.get_rng_state()
-    policy = network.probe((2, 3), torch.uint8)
+    policy = network.probe(spaces.Box(0, 255, (2, 3), np.uint8))
     assert policy.log_probs.shape == (1, 1, A)
     assert not policy.log_probs.requires_grad
     assert network.training
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_probe_says_in_one_line_what_does_not_fit():
-    with pytest.raises(ValueError, match=r"^the network takes no observation of shape \[3\]: .*shapes.*$"):
-        Network(MLP((F,)), QHead(64, A)).probe((3,), torch.float32)
+@pytest.mark.parametrize(
+    ("space", "text"),
+    [
+        (
+            spaces.Box(0, 1, (3,)),
+            r"^the network takes no observation of Box\(0\.0, 1\.0, \(3,\), float32\): .*shapes.*$",
+        ),
+        (
+            spaces.Dict({"a": spaces.Box(0, 1, (F,))}),
+            r"^the network takes no observation of Dict\('a': Box\(.*\)\): .+$",
+        ),
+        (spaces.Sequence(spaces.Discrete(3)), r"^observation space Sequence\(.*\) is not supported"),
+    ],
+    ids=["shape", "dict", "no fixed shape"],
+)
+def test_probe_says_in_one_line_what_does_not_fit(space, text):
+    with pytest.raises(ValueError, match=text) as caught:
+        Network(MLP((F,)), QHead(64, A)).probe(space)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_encoder_of_the_users_own_that_knows_no_dict_is_said_in_one_line():
+    class Own(Encoder):
+        out_features = 9
+
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(F, 9)
+
+        def encode(self, observation):
+            return self.layer(observation)
+
+    space = spaces.Dict({"a": spaces.Box(0, 1, (F,))})
+    with pytest.raises(ValueError, match=r"^the network takes no observation of Dict\(.*\): TypeError: .+$"):
+        Network(Own(), QHead(9, A)).probe(space)
+
+
+def test_a_network_takes_dicts_where_its_encoder_does():
+    space = spaces.Dict({"a": spaces.Box(0, 1, (3,)), "b": spaces.Discrete(2)})
+    network = Network(MLPConfig(hidden=(9,)).build(space), QHead(9, A))
+    observation = {"a": torch.randn(T, B, 3), "b": torch.randint(2, (T, B))}
+    q, _ = network(observation)
+    assert q.shape == (T, B, A)
+    row = {name: leaf[1] for name, leaf in observation.items()}
+    torch.testing.assert_close(network.step(row, (), torch.zeros(B, dtype=torch.bool))[0], q[1])
+    assert network.probe(space).shape == (1, 1, A)
 
 
 @pytest.mark.parametrize("inside", [True, False])

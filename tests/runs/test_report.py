@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 
 from graftwork.configs import load, validate
 from graftwork.runs import RunConfig
-from graftwork.runs.report import draw, read_runs
+from graftwork.runs.draw_curves import draw_curves
+from graftwork.runs.read_records import read_runs
 from graftwork.runs.session import write_config
 
 
@@ -32,7 +33,7 @@ def make_run(
 
 
 def drawn(run_dirs: list[Path], monkeypatch: pytest.MonkeyPatch, path: Path) -> Figure:
-    """The figure that `draw` saves."""
+    """The figure that `draw_curves` saves."""
     figures: list[Figure] = []
     save = Figure.savefig
 
@@ -41,7 +42,7 @@ def drawn(run_dirs: list[Path], monkeypatch: pytest.MonkeyPatch, path: Path) -> 
         save(figure, *arguments, **options)
 
     monkeypatch.setattr(Figure, "savefig", keep)
-    draw(read_runs(run_dirs), path)
+    draw_curves(read_runs(run_dirs), path)
     return figures[0]
 
 
@@ -143,7 +144,7 @@ def test_single_run_shows_its_episodes_range_and_its_training(tmp_path, monkeypa
 def test_run_without_a_training_row_is_drawn(tmp_path):
     run = make_run(tmp_path / "a", evaluations={100: [1.0]})
     (run / "metrics.jsonl").unlink()
-    draw(read_runs([run]), tmp_path / "x.png")
+    draw_curves(read_runs([run]), tmp_path / "x.png")
     assert (tmp_path / "x.png").is_file()
 
 
@@ -173,7 +174,7 @@ def test_steps_are_written_short(steps, labels, tmp_path, monkeypatch):
 def test_picture_has_the_format_of_its_name(tmp_path):
     records = read_runs([make_run(tmp_path / "a", evaluations={100: [1.0]})])
     for name, start in (("x.png", b"\x89PNG"), ("x.svg", b"<?xml"), ("x", b"\x89PNG")):
-        draw(records, tmp_path / name)
+        draw_curves(records, tmp_path / name)
         assert (tmp_path / name).read_bytes().startswith(start)
 
 
@@ -189,7 +190,7 @@ def test_picture_that_cannot_be_is_one_line(name, message, tmp_path):
     records = read_runs([make_run(tmp_path / "a", evaluations={100: [1.0]})])
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(ValueError, match=message) as error:
-        draw(records, tmp_path / name)
+        draw_curves(records, tmp_path / name)
     assert "\n" not in str(error.value)
     assert sorted(tmp_path.rglob("*")) == before
 
@@ -205,7 +206,7 @@ def test_failed_drawing_leaves_the_old_picture(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Figure, "savefig", fill_disk)
     with pytest.raises(OSError, match="No space left"):
-        draw(records, path)
+        draw_curves(records, path)
     assert path.read_bytes() == b"old"
     assert sorted(tmp_path.iterdir()) == [tmp_path / "a", path]
 
@@ -213,7 +214,7 @@ def test_failed_drawing_leaves_the_old_picture(tmp_path, monkeypatch):
 def test_drawing_leaves_pyplot_alone(tmp_path, monkeypatch):
     for name in [name for name in sys.modules if name.startswith("matplotlib.pyplot")]:
         monkeypatch.delitem(sys.modules, name)
-    draw(read_runs([make_run(tmp_path / "a", evaluations={100: [1.0]})]), tmp_path / "x.png")
+    draw_curves(read_runs([make_run(tmp_path / "a", evaluations={100: [1.0]})]), tmp_path / "x.png")
     assert "matplotlib.pyplot" not in sys.modules
 
 
@@ -236,7 +237,7 @@ def test_summary_is_the_newest_evaluation(tmp_path):
 def test_run_with_own_parts_says_so(tmp_path):
     run = make_run(tmp_path / "a", "objects=[env, encoder]", evaluations={100: [1.0]})
     (record,) = read_runs([run])
-    assert (record.task, record.agent) == ("CartPole-v1, own env", "dqn (own encoder)")
+    assert (record.task, record.name) == ("CartPole-v1, own env", "dqn (own encoder)")
 
 
 def remove_config(run: Path) -> None:
