@@ -129,7 +129,7 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Draw learning curves; of a single run confusion matrices and layers too, and of stages print a table."""
-    from .runs.report import report
+    from .reports import report
 
     made = report(run, output)
     print(json.dumps(made.record()) if as_json else made)

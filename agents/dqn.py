@@ -35,6 +35,7 @@ from ..networks import (
     Encoder,
     EncoderConfig,
     Heads,
+    Initialisation,
     MLPConfig,
     Network,
     QHead,
@@ -64,6 +65,7 @@ class AuxiliaryConfig(Config):
 class DQNConfig(Config):
     kind: Literal["dqn"] = "dqn"
     encoder: EncoderConfig = MLPConfig(hidden=(256, 256))
+    initialisation: Initialisation = "uniform"  # of the encoder and the heads
     discount: Annotated[float, Field(ge=0, le=1)] = 0.99
     learning_rate: Rate = Constant(value=5e-4)
     adam_epsilon: Annotated[float, Field(gt=0)] = 1e-8
@@ -106,14 +108,14 @@ class DQNConfig(Config):
         generator = seeds.generator("network")
         if encoder is None:
             encoder = self.encoder.build(spec.observation_space)
-            initialise(encoder, "uniform", generator)
+            initialise(encoder, self.initialisation, generator)
         num_actions = spec.discrete("dqn")
         shapes = {"reward": (), "next_observation": _observation_shape(spec, self.auxiliary)}
         heads = {name: AuxiliaryHead(encoder.out_features, num_actions, shapes[name]) for name, _ in self.told}
         network = Network(encoder, QHead(encoder.out_features, num_actions), Heads(heads) if heads else None)
         for head in (network.head, network.auxiliary):
             if head is not None:
-                initialise(head, "uniform", generator)
+                initialise(head, self.initialisation, generator)
         return network
 
     @property
@@ -209,7 +211,9 @@ class DQN(Agent):
             for _ in range(config.updates):
                 history.append(self._update(self._batches(1), learning_rate))
                 follow(self.target, self.network, config.target_rate)
-            return {name: torch.stack([metrics[name] for metrics in history]).mean() for name in history[0]}
+            # The first may have measured the layers too, see examine.
+            told = {name: [metrics[name] for metrics in history if name in metrics] for name in history[0]}
+            return {name: torch.stack(values).mean() for name, values in told.items()}
 
     def examine(self, wanted: bool) -> None:
         self._update.examine(wanted)
@@ -248,7 +252,8 @@ class DQN(Agent):
         for (name, weight), target in zip(self.config.told, batch.told, strict=True):
             # The successor's features tell nothing: they are there for the choice of its action alone.
             prediction = _taken(network, name, features[: len(batch.action)], batch.action)
-            told = (squared(prediction - target).flatten(2).mean(-1) * batch.weight).sum()
+            entries = squared(prediction - target).reshape(*target.shape[:2], -1)  # one, if it is a reward
+            told = (entries.mean(-1) * batch.weight).sum()
             loss, metrics[f"{name}_loss"] = loss + weight * told, told.detach()
         return loss, metrics
 
@@ -340,8 +345,9 @@ def _check_parts(network: Network[Tensor], replay: ReplayBuffer, config: DQNConf
     num_values = network.probe(spec.observation_space).shape[-1]
     if num_values != num_actions:
         raise ValueError(f"the network gives {num_values} values, but env.id={spec.id} has {num_actions} actions")
-    if config.told and (network.auxiliary is None or set(network.auxiliary.names) < {name for name, _ in config.told}):
-        raise ValueError("agent.auxiliary: the network has not got these auxiliary heads")
+    for name, _ in config.told:
+        if network.auxiliary is None or name not in network.auxiliary.names:
+            raise ValueError(f"agent.auxiliary.{name}: the network has no auxiliary head of that name")
     if has_batch_norm(network) and config.batch_size * (config.sequence_length - config.burn_in + config.double) == 1:
         raise ValueError(
             "agent.batch_size=1: batch norm can tell no deviation of one row; use at least 2, or another norm"

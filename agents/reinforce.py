@@ -28,6 +28,7 @@ from ..networks import (
     CategoricalHead,
     Encoder,
     EncoderConfig,
+    Initialisation,
     MLPConfig,
     Network,
     PolicyValue,
@@ -46,6 +47,7 @@ from ..training.seeding import Seeds
 class ReinforceConfig(Config):
     kind: Literal["reinforce"] = "reinforce"
     encoder: EncoderConfig = MLPConfig(hidden=(64, 64), activation="tanh")
+    initialisation: Initialisation = "orthogonal"  # of the encoder
     discount: Annotated[float, Field(ge=0, le=1)] = 0.99
     learning_rate: Rate = Constant(value=1e-3)
     adam_epsilon: Annotated[float, Field(gt=0)] = 1e-8
@@ -64,7 +66,8 @@ class ReinforceConfig(Config):
         generator = seeds.generator("network")
         if encoder is None:
             encoder = self.encoder.build(spec.observation_space)
-            initialise(encoder, "orthogonal", generator, gain=2**0.5)
+            gain = 2**0.5 if self.initialisation == "orthogonal" else 1.0  # the other laws have it in them
+            initialise(encoder, self.initialisation, generator, gain)
         policy = CategoricalHead(encoder.out_features, spec.discrete("reinforce"))
         initialise(policy, "orthogonal", generator, gain=0.01)  # starts near uniform (Andrychowicz et al. 2021, 3.2)
         value = ValueHead(encoder.out_features) if self.baseline == "learned" else None

@@ -127,18 +127,30 @@ def _fields(classes: Sequence[type[BaseModel]], value: Value, prefix: str, depth
             yield prefix + name
             if depth > 1:
                 inner = value.get(name) if isinstance(value, dict) else None
-                yield from _fields(_models(field.annotation), inner, f"{prefix}{name}.", depth - 1)
+                parts = {name: inner}
+                if _is_mapping(field.annotation):
+                    parts = {f"{name}.{key}": part for key, part in inner.items()} if isinstance(inner, dict) else {}
+                for key, part in parts.items():
+                    yield from _fields(_models(field.annotation), part, f"{prefix}{key}.", depth - 1)
 
 
 def _classes(model: type[Config], tree: Tree, path: FieldPath) -> list[type[BaseModel]]:
     """The models that the value at `path` may be, by its annotation and its kind."""
     classes: list[type[BaseModel]] = [model]
+    in_mapping = False  # the next key is an entry's, of any name
     for depth, key in enumerate(path):
-        if isinstance(key, str):
-            owners = [owner for owner in classes if key in owner.model_fields]
-            classes = [found for owner in owners for found in _models(owner.model_fields[key].annotation)]
+        if in_mapping or isinstance(key, int):
+            in_mapping = False
+        else:
+            annotations = [owner.model_fields[key].annotation for owner in classes if key in owner.model_fields]
+            classes = [found for annotation in annotations for found in _models(annotation)]
+            in_mapping = any(map(_is_mapping, annotations))
         classes = _narrowed(classes, _at(tree, path[: depth + 1]))
     return classes
+
+
+def _is_mapping(annotation: object) -> bool:
+    return get_origin(annotation) is dict or any(_is_mapping(each) for each in get_args(annotation))
 
 
 def _models(annotation: object) -> list[type[BaseModel]]:

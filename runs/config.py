@@ -5,7 +5,7 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import Field, model_validator
 
 from ..agents import AgentConfig
-from ..configs import Tree, validate
+from ..configs import ConfigError, Tree, validate
 from ..configs.config import Config
 from ..envs import EnvConfig
 from ..networks import Freeze
@@ -62,9 +62,11 @@ class GraftConfig(Config):
     )
 
     @model_validator(mode="after")
-    def _names_have_no_order(self) -> "GraftConfig":
+    def _can_be_unfrozen(self) -> "GraftConfig":
         if self.unfreeze_period is not None and isinstance(self.freeze, tuple):
             raise ValueError("graft.unfreeze_period: layers frozen by name have no order; freeze a number, or all")
+        if self.unfreeze_period is not None and self.freeze == 0:
+            raise ValueError(f"graft.unfreeze_period={self.unfreeze_period}: nothing is frozen; set graft.freeze")
         return self
 
 
@@ -105,8 +107,16 @@ class TaskRunConfig(Settings):
 
 AnyRunConfig: TypeAlias = RunConfig | TaskRunConfig
 
+_OF_AGENTS, _OF_TASKS = ("env", "agent", "steps"), ("data", "task", "epochs")
+
 
 def run_config(tree: Tree, source: str = "") -> AnyRunConfig:
     """The tree as the kind of run that its fields tell; ConfigError as configs.validate."""
-    is_task = bool({"task", "data", "epochs"} & tree.keys()) and not {"env", "agent"} & tree.keys()
-    return validate(TaskRunConfig, tree, source) if is_task else validate(RunConfig, tree, source)
+    agents, tasks = ([name for name in names if name in tree] for names in (_OF_AGENTS, _OF_TASKS))
+    if agents and tasks:
+        wrong, others = sorted((agents, tasks), key=len)
+        raise ConfigError(
+            f"{wrong[0]}: an agent's run has {', '.join(_OF_AGENTS)}, a task's {', '.join(_OF_TASKS)}, "
+            f"and this one has {', '.join(others)}{f' (in {source})' if source else ''}"
+        )
+    return validate(TaskRunConfig, tree, source) if tasks else validate(RunConfig, tree, source)

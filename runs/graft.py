@@ -1,27 +1,35 @@
 """Encoders that move from run to run: taken over, frozen, and set free again block by block."""
 
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from typing import Any
 
 from gymnasium import spaces
 from torch import Tensor, nn
 
 from ..engine import StateDict, load_weights
-from ..networks import Encoder, EncoderConfig, freeze, num_frozen_blocks
+from ..networks import Encoder, EncoderConfig, freeze, has_batch_norm, num_frozen_blocks
+from ..spaces import one_line
+from ..tasks import Schema
 from .config import AnyRunConfig, GraftConfig, RunConfig
 from .parts import NetworkLearner
 
 
-def encoder_config(config: AnyRunConfig) -> EncoderConfig:
-    """Of the encoder that such a run trains."""
+def encoder_config(config: AnyRunConfig, schema: Schema | None) -> EncoderConfig:
+    """Of the encoder that such a run trains. schema: of a task."""
     if isinstance(config, RunConfig):
         return config.agent.encoder
-    return config.task.full_encoder
+    assert schema is not None
+    # Tokens have no units to be taken off.
+    return config.task.full_encoder if isinstance(schema.inputs.space(), spaces.Box) else config.task.encoder
 
 
-def with_encoder_of(config: AnyRunConfig, source: AnyRunConfig) -> AnyRunConfig:
-    """The config with the other's encoder, so that the run needs the other only to begin with."""
-    encoder = encoder_config(source)
+def with_encoder_of(config: AnyRunConfig, source: AnyRunConfig, schema: Schema | None) -> AnyRunConfig:
+    """The config with the other's encoder, so that the run needs the other only to begin with.
+
+    schema: the other's, if it is a task.
+    """
+    encoder = encoder_config(source, schema)
     if isinstance(config, RunConfig):
         return config.model_copy(update={"agent": config.agent.model_copy(update={"encoder": encoder})})
     # It brings its own units of the inputs along, if any.
@@ -38,7 +46,7 @@ def transplanted(
         try:
             load_weights("its encoder", built, source.state_dict())
         except ValueError as error:
-            raise ValueError(f"graft.run={graft.run} does not fit: {error}") from error
+            raise ValueError(f"graft.run={graft.run} does not fit {one_line(space)}: {error}") from error
     return built
 
 
@@ -50,6 +58,13 @@ def prepare(encoder: Encoder, graft: GraftConfig) -> None:
             freeze(encoder, graft.freeze)
         except ValueError as error:
             raise ValueError(f"graft.{error}") from error
+
+
+def comes_to_learn_batch_norm(encoder: Encoder, graft: GraftConfig) -> bool:
+    """Whether it learns from the statistics of a batch, or will once it is set free."""
+    if graft.unfreeze_period is None:
+        return has_batch_norm(encoder)
+    return has_batch_norm(deepcopy(encoder).requires_grad_(True))
 
 
 class Thawing:

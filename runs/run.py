@@ -23,12 +23,12 @@ from ..training.lock import RunLock
 from ..training.seeding import Seeds
 from ..training.trackers import METRICS
 from .build import build_agent, build_envs, numerics, threads_for
-from .build_task import chosen_model, parts_of, read_feeds
+from .build_task import check_form, chosen_model, parts_of, read_feeds
 from .config import AnyRunConfig, RunConfig, TaskRunConfig, run_config
 from .graft import with_encoder_of
 from .parts import Objects
 from .session import CHECKPOINTS, CONFIG, SCHEMA, Run, Session, fitting, write
-from .stages import StagesConfig
+from .stages import StagesConfig, naming
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def train(
     resolved, directory = _resolve(config, overrides, seed, run_dir, objects)
     _refuse_used(directory)
     if isinstance(resolved, StagesConfig):
-        resolved.resolved(directory, str(directory))  # whatever is wrong is said before anything is written
+        _check_stages(resolved, directory, str(config))
         directory.mkdir(parents=True, exist_ok=True)
         write(directory / CONFIG, dump(resolved))
         return _run_stages(resolved, directory, quiet=quiet)
@@ -127,7 +127,7 @@ def load(
     A model that was stopped early has the weights of the lowest validation loss; it needs no data to be loaded.
     """
     objects = Objects(env, wrapper, encoder, network)
-    return _load(run_dir, objects)[1]
+    return _load(run_dir, objects, learns=False)[1]
 
 
 def load_encoder(
@@ -167,7 +167,7 @@ def evaluate(
     if seed is not None and seed < 0:
         raise ValueError(f"seed={seed}: must be at least 0")
     objects = Objects(env, wrapper, encoder, network, None if data is None else as_dataset(data))
-    config, agent, step = _load(run_dir, objects)
+    config, agent, step = _load(run_dir, objects, learns=True)
     if isinstance(config, TaskRunConfig) and isinstance(agent, Model):
         return _test(config, agent, objects, step)
     assert isinstance(config, RunConfig)
@@ -185,7 +185,8 @@ def evaluate(
 
 def _test(config: TaskRunConfig, model: Model, objects: Objects, step: int) -> Scores:
     """Scores on the test part."""
-    feeds, _ = read_feeds(config, objects.data)
+    feeds, schema = read_feeds(config, objects.data)
+    check_form(model.schema, schema)
     epoch = max(len(feed.splits.train) for feed in feeds)
     parts = parts_of(feeds, "test")
     learner = Supervised(model.network, config.task, [feed.heads for feed in feeds], epoch, Seeds(config.seed))
@@ -193,9 +194,9 @@ def _test(config: TaskRunConfig, model: Model, objects: Objects, step: int) -> S
         return score(learner, parts, "test", step / epoch)
 
 
-def _load(run_dir: str | Path, objects: Objects) -> tuple[AnyRunConfig, Agent | Model, int]:
-    """Config, agent or model, and step of the newest good checkpoint."""
-    directory, config = _recorded(run_dir, (), objects)
+def _load(run_dir: str | Path, objects: Objects, *, learns: bool) -> tuple[AnyRunConfig, Agent | Model, int]:
+    """Config, agent or model, and step of the newest good checkpoint. learns: as of _recorded."""
+    directory, config = _recorded(run_dir, (), objects, learns=learns)
     if config.device.startswith("cuda") and not torch.cuda.is_available():
         config = config.model_copy(update={"device": "cpu"})  # trained on another machine; to act needs no GPU
     loaded = checkpoint.load_newest(directory / CHECKPOINTS)
@@ -230,7 +231,30 @@ def _source(config: AnyRunConfig, objects: Objects) -> Encoder | None:
     """The encoder that the config grafts, if any."""
     if config.graft.run is None or objects.encoder is not None:
         return None
-    return load_encoder(config.graft.run)
+    try:
+        return load_encoder(config.graft.run)
+    except ValueError as error:
+        raise ValueError(f"graft.run={config.graft.run}: {error}") from error
+
+
+def _grafted(config: AnyRunConfig, objects: Objects) -> AnyRunConfig:
+    """The config with the encoder of the run that it grafts, if any."""
+    run = config.graft.run
+    if run is None:
+        return config
+    if objects.encoder is not None or objects.network is not None:
+        raise ValueError(f"graft.run={run}: an encoder was given in Python too; choose one of them")
+    try:
+        directory, source = _read(run, ())
+        schema = _schema(directory / SCHEMA) if isinstance(source, TaskRunConfig) else None
+    except ValueError as error:
+        raise ValueError(f"graft.run={run}: {error}") from error
+    if own := [name for name in source.objects if name != "data"]:
+        raise ValueError(
+            f"graft.run={run}: was built with its own {', '.join(own)}; in Python, in place of graft.run, give "
+            f"encoder=load_encoder({run!r}, {', '.join(f'{name}=...' for name in own)})"
+        )
+    return with_encoder_of(config, source, schema)
 
 
 def _resolve(
@@ -261,10 +285,7 @@ def _resolve(
         return stages.model_copy(update={"run_dir": str(directory)}), directory
     config = run_config({**tree, "objects": list(objects.names)}, label)
     _refuse_wrong_objects(config, objects)
-    if config.graft.run is not None:
-        if objects.encoder is not None or objects.network is not None:
-            raise ValueError(f"graft.run={config.graft.run}: an encoder was given in Python too; choose one of them")
-        config = with_encoder_of(config, _recorded(config.graft.run, (), Objects())[1])
+    config = _grafted(config, objects)
     directory = _directory(run_dir or config.run_dir, name, config.seed)
     return config.model_copy(update={"run_dir": str(directory)}), directory
 
@@ -273,16 +294,34 @@ def _directory(given: str | Path | None, name: str, seed: int) -> Path:
     return Path(given or Path("runs") / f"{name.replace('/', '-')}-{seed}").expanduser()
 
 
+def _check_stages(config: StagesConfig, directory: Path, label: str) -> None:
+    """Build every stage and let go of it, so that whatever is wrong with one is said before anything is written."""
+    built: dict[str, tuple[AnyRunConfig, Schema | None, Encoder]] = {}  # by the directory that they will have
+    encoder: Encoder | None
+    for name, stage in config.resolved(directory, label).items():
+        with naming(name):
+            if stage.graft.run in built:
+                source_config, schema, source = built[stage.graft.run]
+                resolved, encoder = with_encoder_of(stage, source_config, schema), source
+            else:
+                resolved = _grafted(stage, Objects())
+                encoder = _source(resolved, Objects())
+            with Session(resolved, Objects(), encoder, quiet=True) as session:
+                built[str(directory / name)] = (resolved, session.schema, session.encoder)
+
+
 def _run_stages(config: StagesConfig, directory: Path, *, quiet: bool) -> Run:
     """Every stage to its end, or up to a signal; those that are done already are left as they are."""
     runs: dict[str, Run] = {}
     for name, stage in config.resolved(directory, str(directory / CONFIG)).items():
         own = directory / name
         runs[name] = resume(own, quiet=quiet) if (own / CONFIG).is_file() else train(stage, run_dir=own, quiet=quiet)
-        if runs[name].signal is not None:
+        if runs[name].signal is not None or runs[name].late_signal is not None:
             break
     last = runs[name]
-    return Run(last.config, directory, last.learner, last.step, last.evaluation, last.signal, runs)
+    # What comes too late for a stage still stops those after it.
+    signal = last.signal if len(runs) == len(config.stages) else last.signal or last.late_signal
+    return Run(last.config, directory, last.learner, last.step, last.evaluation, signal, stages=runs)
 
 
 def _recorded_stages(run_dir: str | Path) -> StagesConfig | None:
@@ -301,19 +340,30 @@ def _refuse_wrong_objects(config: AnyRunConfig, objects: Objects) -> None:
             raise ValueError(f"{name}: was given in Python, but {kind} has no use for it")
 
 
-def _recorded(run_dir: str | Path, overrides: Sequence[str], objects: Objects) -> tuple[Path, AnyRunConfig]:
-    """An existing run's directory and config, with the overrides; ValueError if it is none or lacks objects."""
+def _recorded(
+    run_dir: str | Path, overrides: Sequence[str], objects: Objects, *, learns: bool = True
+) -> tuple[Path, AnyRunConfig]:
+    """An existing run's directory and config, with the overrides; ValueError if it is none or lacks objects.
+
+    learns: it needs its data again, if they were given.
+    """
+    directory, config = _read(run_dir, overrides)
+    _refuse_wrong_objects(config, objects)
+    missing = [name for name in config.objects if name not in objects.names and (learns or name != "data")]
+    if missing:
+        raise ValueError(f"{directory} was built with its own {', '.join(missing)}: pass {missing[0]}=... again")
+    return directory, config
+
+
+def _read(run_dir: str | Path, overrides: Sequence[str]) -> tuple[Path, AnyRunConfig]:
+    """An existing run's directory and config, with the overrides; ValueError if it is none."""
     directory = Path(run_dir).expanduser()
     if not (directory / CONFIG).is_file():
         raise ValueError(f"run directory {directory} {'has no ' + CONFIG if directory.is_dir() else 'does not exist'}")
     if (stages := _recorded_stages(directory)) is not None:
         names = ", ".join(str(directory / name) for name in stages.stages)
         raise ValueError(f"{directory} has stages, each a run of its own: {names}")
-    config = run_config(load_tree(directory / CONFIG, overrides), str(directory / CONFIG))
-    missing = [name for name in config.objects if name not in objects.names]
-    if missing:
-        raise ValueError(f"{directory} was built with its own {', '.join(missing)}: pass {missing[0]}=... again")
-    return directory, config
+    return directory, run_config(load_tree(directory / CONFIG, overrides), str(directory / CONFIG))
 
 
 def _refuse_another_run(recorded: AnyRunConfig, wanted: AnyRunConfig) -> None:
@@ -323,7 +373,8 @@ def _refuse_another_run(recorded: AnyRunConfig, wanted: AnyRunConfig) -> None:
             raise ValueError(f"{name}={getattr(wanted, name)}: a run keeps its {name}, {getattr(recorded, name)}")
 
 
-_BEFORE_CONFIG = {".lock", ".lock_held", f".{CONFIG}.tmp"}  # what a run killed before it wrote its config leaves
+# What a run leaves that was killed before it wrote its config.
+_BEFORE_CONFIG = {".lock", ".lock_held", f".{CONFIG}.tmp", SCHEMA, f".{SCHEMA}.tmp"}
 
 
 def _refuse_used(directory: Path) -> None:

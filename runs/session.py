@@ -15,7 +15,7 @@ from ..configs import dump
 from ..engine import Agent, NonFiniteError, StateDict
 from ..envs import EnvironmentFailure, NonFiniteEnvError
 from ..networks import Encoder
-from ..tasks import Model
+from ..tasks import Model, Schema
 from ..training import checkpoint
 from ..training.interrupt import StopRequest
 from ..training.progress import Progress
@@ -40,6 +40,7 @@ class Run:
     step: int  # environment steps, or samples, of the newest checkpoint
     evaluation: Verdict | None  # the last of this process
     signal: int | None  # that stopped it before its end
+    late_signal: int | None = None  # that came after its end, and stopped nothing
     stages: Mapping[str, "Run"] = field(default_factory=dict)  # by name, of a run that has some
 
     @property
@@ -72,6 +73,18 @@ class Session:
         else:
             self._parts = build_task(config, objects, source)
         self._threads = threads_for(config, self._parts.learner.network)
+
+    @property
+    def encoder(self) -> Encoder:
+        """That learns, or of an ensemble the first."""
+        encoder = self._parts.learner.network.encoder
+        assert isinstance(encoder, Encoder)
+        return encoder
+
+    @property
+    def schema(self) -> Schema | None:
+        """Of a task."""
+        return self._parts.schema
 
     def __enter__(self) -> Self:
         return self
@@ -135,7 +148,7 @@ class Session:
                     self._write(directory)  # not before: one that does not fit must not replace one that does
                 trainer.run(stop)
                 # A signal that comes during the last save has stopped nothing.
-                signal = None if trainer.is_finished else stop.signal
+                signal, late_signal = (None, stop.signal) if trainer.is_finished else (stop.signal, None)
                 exit_code = 0 if signal is None else 128 + signal
             except (NonFiniteError, NonFiniteEnvError, EnvironmentFailure) as error:
                 # The batch is half done, so this is no state to resume from: the weights alone, beside the checkpoints.
@@ -145,7 +158,8 @@ class Session:
             finally:
                 trackers.close(exit_code)
         state = {"learner": parts.learner.state_dict(), "evaluator": parts.evaluator.state_dict()}
-        return Run(config, directory, parts.result(state), trainer.saved_step, trainer.evaluation, signal)
+        result = parts.result(state)
+        return Run(config, directory, result, trainer.saved_step, trainer.evaluation, signal, late_signal)
 
     def _write(self, directory: Path) -> None:
         """What loads the run again: its config, and for a task what its model takes and tells."""

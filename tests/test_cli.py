@@ -209,8 +209,9 @@ def test_train_prints_result_on_stdout_and_progress_on_stderr(tmp_path, capsys):
     lines = out.splitlines()
     assert lines[0].split() == ["run", str(run_dir)]
     assert lines[1].split() == ["step", str(step)]
-    result = f"{evaluation['mean']:.1f} ± {evaluation['std']:.1f} over 3 greedy episodes"
-    assert lines[2].split(maxsplit=1) == ["return", result]
+    result = f"greedy return {evaluation['mean']:.1f} ± {evaluation['std']:.1f}"
+    assert lines[2].split(maxsplit=1) == ["result", result]
+    assert evaluation["episodes"] == 3
     commands = [line.partition("graftwork ")[2] for line in lines[4:]]
     assert commands == [f"evaluate {run_dir} --episodes 100", f"resume {run_dir} steps=200", f"report {run_dir}"]
     assert f"step {step}/100" in err

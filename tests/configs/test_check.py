@@ -54,12 +54,20 @@ class Env(Config):
     num_envs: int = 1
 
 
+class Head(Config):
+    loss: Literal["squared", "huber"] = "squared"
+    weight: float = Field(1.0, ge=0)
+    encoder: Encoder = MLP()
+
+
 class Run(Config):
     env: Env = Env(id="CartPole-v1")
     agent: Annotated[DQN | Reinforce, Field(discriminator="kind")]
     tracker: Literal["none", "wandb"] = "none"
     seed: int = 0
     stages: tuple[Encoder, ...] = ()
+    heads: dict[str, Head] = Field(default_factory=dict)
+    parts: dict[str, Encoder] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _lucky(self) -> Self:
@@ -134,6 +142,43 @@ def test_valid_tree_becomes_the_model():
             [{"kind": "mlp"}, {"kind": "lstn"}],
             "stages.1.kind=lstn: must be one of 'mlp', 'lstm'; did you mean lstm?",
         ),
+        ("heads.hand.los", "huber", "heads.hand.los=huber: unknown field; did you mean heads.hand.loss?"),
+        ("heads.hand.zzz", 1, "heads.hand.zzz=1: unknown field; allowed: encoder, loss, weight"),
+        (
+            "heads.hand.loss",
+            "hubr",
+            "heads.hand.loss=hubr: must be 'squared' or 'huber'; did you mean huber?",
+        ),
+        ("heads.hand.weight", -1, "heads.hand.weight=-1: must be greater than or equal to 0"),
+        ("heads.hand", 3, "heads.hand=3: must be a mapping of fields"),
+        ("heads", 3, "heads=3: must be a mapping of fields"),
+        ("weight", 2, "weight=2: unknown field; allowed: agent, env, heads, parts, seed, stages, tracker"),
+        (
+            "heads.hand.encoder.kind",
+            "lstn",
+            "heads.hand.encoder.kind=lstn: must be one of 'mlp', 'lstm'; did you mean lstm?",
+        ),
+        ("parts.image.kind", "lstn", "parts.image.kind=lstn: must be one of 'mlp', 'lstm'; did you mean lstm?"),
+        (
+            "parts.image",
+            {"size": 3},
+            "parts.image.kind: required, but missing; must be one of 'mlp', 'lstm'",
+        ),
+        (
+            "parts.image",
+            "lstm",
+            "parts.image=lstm: must be a mapping of fields; did you mean parts.image.kind=lstm?",
+        ),
+        (
+            "parts.seed",  # an entry named like a field
+            {"kind": "lstm", "inner": {"kind": "mlp"}, "sise": 5},
+            "parts.seed.sise=5: unknown field; did you mean parts.seed.size?",
+        ),
+        (
+            "parts.kind",  # or like the one that chooses a model
+            {"kind": "mlp", "sise": 5},
+            "parts.kind.sise=5: unknown field; allowed: hidden, kind",
+        ),
     ],
 )
 def test_message_names_the_field_the_value_and_what_is_allowed(path, value, message):
@@ -153,3 +198,13 @@ def test_message_counts_the_other_problems_and_names_the_source():
 def test_missing_agent_is_named():
     with pytest.raises(ConfigError, match=r"^agent: required, but missing \(in a\.yaml\)$"):
         validate(Run, {}, "a.yaml")
+
+
+def test_name_that_belongs_into_an_entry_is_found_there():
+    tree = {"agent": {"kind": "dqn"}, "heads": {"hand": {}, "foot": {"wieght": 2}}, "loss": "huber"}
+    with pytest.raises(ConfigError) as error:
+        validate(Run, {**tree, "heads": {"hand": {}}})
+    assert str(error.value) == "loss=huber: unknown field; did you mean heads.hand.loss?"
+    with pytest.raises(ConfigError) as error:
+        validate(Run, {key: value for key, value in tree.items() if key != "loss"})
+    assert str(error.value) == "heads.foot.wieght=2: unknown field; did you mean heads.foot.weight?"

@@ -243,16 +243,21 @@ class Pair(gymnasium.ObservationWrapper):
 
 
 @pytest.mark.parametrize("wrapper", [None, Pair])
-def test_an_observation_of_the_environments_own_space_is_flattened(tmp_path, wrapper):
+def test_an_observation_of_the_environments_own_space_is_what_an_agent_acts_on(tmp_path, wrapper):
     fields = ("env.id=FrozenLake-v1", "steps=50", "evaluation.episodes=2", "agent.encoder.hidden=[8]")
     agent = gw.train("dqn/cartpole", *fields, run_dir=tmp_path / "run", wrapper=wrapper, quiet=True).agent
-    space = agent.spec.flattened_space
+    numbers, roots = np.arange(16), np.sqrt(np.arange(16, dtype=np.float32))[:, None]
+    batch = numbers if wrapper is None else {"number": numbers, "root": roots}
+    actions = agent.predict(batch)
+    assert actions.shape == (16,)
     for number in range(16):
-        own = number if wrapper is None else {"number": number, "root": np.array([number**0.5], np.float32)}
-        flat = gymnasium.spaces.flatten(space, own)
-        assert flat.shape == ((16,) if wrapper is None else (17,))
-        assert agent.predict(own) == agent.predict(flat)
-    assert agent.predict(np.stack([flat, flat])).shape == (2,)
+        own = number if wrapper is None else {"number": number, "root": roots[number]}
+        assert agent.spec.observation_space.contains(own)
+        assert agent.predict(own) == actions[number]
+    # What the network sees: the number one-hot, and beside it the root.
+    parts = [torch.eye(16), *([] if wrapper is None else [torch.from_numpy(roots)])]
+    q = agent.network.head(agent.network.encoder.layers(torch.cat(parts, 1)))
+    assert actions.tolist() == q.argmax(-1).tolist()
 
 
 def test_evaluation_plays_the_same_fresh_episodes_again(trained):
@@ -459,7 +464,7 @@ def test_own_environment_replaces_the_one_of_the_config(tmp_path):
 
     run = gw.train(tiny(), "steps=40", run_dir=tmp_path / "run", env=make)
     assert made
-    assert run.agent.spec.observation_shape == (6,)
+    assert run.agent.spec.observation_space.shape == (6,)
 
 
 def test_own_environment_with_options_goes_into_processes(tmp_path):
@@ -471,7 +476,7 @@ def test_own_environment_with_options_goes_into_processes(tmp_path):
 
 
 def test_objects_that_do_not_fit_are_refused_before_anything_is_written(tmp_path):
-    with pytest.raises(ValueError, match=r"shape \[4\]") as caught:
+    with pytest.raises(ValueError, match=r"takes no observation of Box\(.*\(4,\), float32\): ") as caught:
         gw.train(tiny(), run_dir=tmp_path / "run", encoder=OwnEncoder((6,), (5,)))
     assert "\n" not in str(caught.value)
     with pytest.raises(ValueError, match=r"the network gives 3 values, but env.id=CartPole-v1 has 2 actions"):

@@ -157,9 +157,9 @@ def test_killed_run_resumes_to_identical_files(processes, references, tmp_path, 
 
 
 INSTANTS: dict[str, list[Event]] = {
-    "before its config is written": [("call", "write_config", 1)],
-    "before its config is in place": [("call", "write_config", 1), ("c_call", "replace", 1)],
-    "before its first checkpoint": [("return", "write_config", 1)],
+    "before its config is written": [("call", "_write", 1)],
+    "before its config is in place": [("call", "_write", 1), ("c_call", "replace", 1)],
+    "before its first checkpoint": [("return", "_write", 1)],
     "in its first checkpoint": [("c_call", "fsync", 5)],
     "before its first update": [("call", "learn", 1)],
     "as a checkpoint begins": [("call", "learn", 30), ("c_return", "mkdir", 1)],

@@ -35,7 +35,9 @@ def make(config: SupervisedConfig, data: Dataset, seed: int = 0) -> Task:
     configs = {name: config.heads.get(name) for name in heads}
     targets = {name: head and head.target for name, head in configs.items()}
     targets = {name: target or (name if name in data.targets else data.main) for name, target in targets.items()}
-    schema = schema_of(dict.fromkeys(heads, data), targets, {name: head and head.given for name, head in configs.items()})
+    schema = schema_of(
+        dict.fromkeys(heads, data), targets, {name: head and head.given for name, head in configs.items()}
+    )
     network = config.network(schema, seeds, data=dict.fromkeys(heads, data))
     generators = (seeds.generator(name) for name in ("shuffling", "augmentation"))
     batches = Batches(data, config.batch_size, *generators, targets=targets_of(schema, heads))

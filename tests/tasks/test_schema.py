@@ -106,7 +106,10 @@ def test_wrong_targets_are_named(target, given, message):
     [
         (from_arrays(torch.rand(N, 3), LABELS), r"\[3\] float32"),
         (from_arrays(torch.rand(N, 4, 4), LABELS, lengths=torch.full((N,), 4)), r"sequences of \[4\] float32"),
-        (from_arrays(torch.randint(9, (N, 4)), LABELS, space=spaces.MultiDiscrete([9] * 4)), r"\[4\] int64 of 9 choices"),
+        (
+            from_arrays(torch.randint(9, (N, 4)), LABELS, space=spaces.MultiDiscrete([9] * 4)),
+            r"\[4\] int64 of 9 choices",
+        ),
         (from_arrays(torch.zeros(N, 4, dtype=torch.uint8), LABELS), r"\[4\] uint8"),
     ],
 )
@@ -120,8 +123,8 @@ def test_one_trunk_takes_one_form_of_inputs(other, form):
 
 
 def test_vocabularies_of_different_sizes_are_different_forms():
-    one, other = (
-        from_arrays(torch.randint(size, (N,)), LABELS, space=spaces.Discrete(size)) for size in (7, 9)
-    )
-    with pytest.raises(ValueError, match=r"inputs are \[\] int64 of 9 choices, but those of a are \[\] int64 of 7 choices"):
+    one, other = (from_arrays(torch.randint(size, (N,)), LABELS, space=spaces.Discrete(size)) for size in (7, 9))
+    with pytest.raises(
+        ValueError, match=r"inputs are \[\] int64 of 9 choices, but those of a are \[\] int64 of 7 choices"
+    ):
         schema_of({"a": one, "b": other}, {"a": "class", "b": "class"}, {"a": None, "b": None})

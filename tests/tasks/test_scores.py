@@ -59,9 +59,7 @@ def test_number_scores_by_hand():
     assert scores.absolute_error == pytest.approx(7 / 6)
     assert scores.r2 == pytest.approx(1 - 17 / 206)
     assert (scores.loss, scores.count) == (0.75, 3)
-    assert scores.headline() == pytest.approx(
-        {"loss": 0.75, "rmse": (17 / 6) ** 0.5, "mae": 7 / 6, "r2": 1 - 17 / 206}
-    )
+    assert scores.headline() == pytest.approx({"loss": 0.75, "rmse": (17 / 6) ** 0.5, "mae": 7 / 6, "r2": 1 - 17 / 206})
 
 
 @pytest.mark.parametrize("shape", [(), (4,), (2, 3)])

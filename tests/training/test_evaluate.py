@@ -12,7 +12,7 @@ from graftwork.agents import DQNConfig, ReinforceConfig
 from graftwork.engine import Step
 from graftwork.envs import GymnasiumEnvs
 from graftwork.networks import LSTMConfig
-from graftwork.training.evaluate import Evaluation, Interrupted, evaluate
+from graftwork.training.evaluate import Evaluation, GreedyEvaluator, Interrupted, evaluate
 from graftwork.training.seeding import Seeds
 
 
@@ -149,4 +149,22 @@ def test_mean_and_population_deviation_by_hand():
         "returns": [1.0, 2.0, 6.0],
         "lengths": [4, 5, 6],
     }
+    assert evaluation.metrics() == {"evaluation/return": 3.0, "evaluation/std": evaluation.std}
+    assert str(evaluation) == "greedy return 3.0 ± 2.2"
     assert replace(evaluation, returns=(7.0,)).std == 0.0
+
+
+def test_evaluator_plays_the_same_episodes_at_every_step_and_never_has_enough():
+    evaluator = GreedyEvaluator(Idle(), envs(3), 5)
+    assert evaluator(0, lambda: False) == evaluator(999, lambda: False) == evaluate(Idle(), envs(3), 5)
+    assert not evaluator.is_over
+    with pytest.raises(Interrupted):
+        evaluator(0, lambda: True)
+
+
+def test_evaluator_remembers_nothing():
+    evaluator = GreedyEvaluator(Idle(), envs(3), 5)
+    evaluator(0, lambda: False)
+    assert evaluator.state_dict() == {}
+    with pytest.raises(ValueError, match=r"state of evaluator: missing nothing, unexpected \['best'\]"):
+        evaluator.load_state_dict({"best": {}})

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from graftwork.envs import Episode
-from graftwork.training.checkpoint import digest
+from graftwork.training.checkpoint import digest, load, save
 from graftwork.training.evaluate import Evaluation, Interrupted
 from graftwork.training.interrupt import Abandoned
 from graftwork.training.trainer import Periods, Trainer
@@ -45,14 +45,19 @@ class Numbers:
 
 @dataclass
 class Echo:
-    """A learner whose metrics are a function of the batch; it counts its calls."""
+    """A learner whose metrics are a function of the batch; it counts its calls, and tells more when examined."""
 
     metrics: Callable[[int], Mapping[str, Tensor]] = lambda batch: {"loss": torch.tensor(float(batch))}
     calls: int = 0
+    wanted: list[bool] = field(default_factory=list)  # what it was asked to tell, in order
 
     def learn(self, batch: int) -> Mapping[str, Tensor]:
         self.calls += 1
-        return self.metrics(batch)
+        told = {"layers/0/mean": torch.tensor(float(batch))} if self.wanted[-1:] == [True] else {}
+        return {**self.metrics(batch), **told}
+
+    def examine(self, wanted: bool) -> None:
+        self.wanted.append(wanted)
 
     def state_dict(self) -> dict[str, int]:
         return {"calls": self.calls}
@@ -76,6 +81,35 @@ class Stop:
         yield
 
 
+@dataclass
+class Judge:
+    """An evaluator that has seen enough after so many evaluations; then it has their number to remember."""
+
+    harness: "Harness"
+    enough: int | None
+    calls: int = 0
+
+    @property
+    def is_over(self) -> bool:
+        return self.enough is not None and self.calls >= self.enough
+
+    def __call__(self, step: int, stop: Callable[[], bool]) -> Evaluation:
+        assert step == self.harness.trainer.step
+        self.harness.events.append(("evaluate", step))
+        self.harness.is_evaluating = True
+        if stop():
+            raise Interrupted
+        self.harness.is_evaluating = False
+        self.calls += 1
+        return self.harness.verdict()
+
+    def state_dict(self) -> dict[str, int | bool]:
+        return {} if self.enough is None else {"calls": self.calls, "is_over": self.is_over}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.calls = state["calls"]
+
+
 class Harness:
     """A trainer with what happened to it: `events` are (what, step), `rows` and `records` what a run would write."""
 
@@ -88,16 +122,27 @@ class Harness:
         checkpoint: int = 0,
         source: Numbers | None = None,
         learner: Echo | None = None,
+        enough: int | None = None,
+        examines: bool = False,
     ) -> None:
+        """enough: evaluations until the evaluator says that the run is over."""
         self.source, self.learner = source or Numbers(), learner or Echo()
         self.events: list[tuple[str, int]] = []
         self.rows: list[tuple[int, dict[str, float]]] = []
         self.records: list[Mapping[str, object]] = []
+        self.lines: list[str] = []
         self.saved: dict[int, dict[str, object]] = {}
         self.is_evaluating = False
-        periods = Periods(log, evaluation, checkpoint)
         self.trainer = Trainer(
-            self.source, self.learner, self, self, steps=steps, periods=periods, evaluate=self.evaluate, save=self.save
+            self.source,
+            self.learner,
+            self,
+            self,
+            steps=steps,
+            periods=Periods(log, evaluation, checkpoint),
+            evaluator=Judge(self, enough),
+            save=self.save,
+            examines=examines,
         )
 
     def run(self, stop: Stop | None = None) -> "Harness":
@@ -106,12 +151,7 @@ class Harness:
         self.trainer.run(stop)
         return self
 
-    def evaluate(self, stop: Callable[[], bool]) -> Evaluation:
-        self.events.append(("evaluate", self.trainer.step))
-        self.is_evaluating = True
-        if stop():
-            raise Interrupted
-        self.is_evaluating = False
+    def verdict(self) -> Evaluation:
         return Evaluation((float(self.learner.calls), 4.0), (3, 5))
 
     def save(self, step: int, state: dict[str, object]) -> None:
@@ -139,7 +179,8 @@ class Harness:
 
     def update(self, step: int, return_: float | None = None) -> None: ...
 
-    def line(self, text: str) -> None: ...
+    def line(self, text: str) -> None:
+        self.lines.append(text)
 
     def steps_of(self, event: str) -> list[int]:
         return [step for name, step in self.events if name == event]
@@ -200,6 +241,31 @@ def test_record_of_an_evaluation_says_its_step():
         {"step": 30, "mean": 3.5, "std": 0.5, "episodes": 2, "returns": [3.0, 4.0], "lengths": [3, 5]}
     ]
     assert harness.rows == [(30, {"evaluation/return": 3.5, "evaluation/std": 0.5})]
+    assert harness.lines == ["step 30: greedy return 3.5 ± 0.5"]
+
+
+class Accuracy:
+    """A verdict of another kind."""
+
+    def record(self) -> dict[str, object]:
+        return {"heads": {"class": {"accuracy": 0.75}}}
+
+    def metrics(self) -> dict[str, float]:
+        return {"validation/class/accuracy": 0.75}
+
+    def __str__(self) -> str:
+        return "class accuracy 0.75"
+
+
+def test_verdict_of_any_kind_is_recorded_tracked_told_and_kept():
+    harness = Harness(steps=1_230, source=Numbers(sizes=(1_230,)))
+    verdict = Accuracy()
+    harness.verdict = lambda: verdict
+    harness.run()
+    assert harness.records == [{"step": 1_230, "heads": {"class": {"accuracy": 0.75}}}]
+    assert harness.rows == [(1_230, {"validation/class/accuracy": 0.75})]
+    assert harness.lines == ["step 1,230: class accuracy 0.75"]
+    assert harness.trainer.evaluation is verdict
 
 
 def test_metrics_are_means_over_the_calls_since_the_last_log():
@@ -271,17 +337,23 @@ def test_evaluation_that_a_stop_prevented_comes_first_after_a_resume(step, evalu
     assert stopped.records + resumed.records == Harness(steps=60, evaluation=30).run().records
 
 
-def harness_of_everything() -> Harness:
+def harness_of_everything(enough: int | None) -> Harness:
     ended = {batch: [Episode(float(batch), batch)] * (batch % 3) for batch in range(40)}
     source = Numbers(sizes=(7, 50, 3, 11), episodes=ended)
-    return Harness(steps=400, log=30, evaluation=70, checkpoint=1, source=source)
+    return Harness(steps=400, log=30, evaluation=70, checkpoint=1, source=source, enough=enough)
 
 
-def test_trainer_restored_at_any_step_does_what_it_would_have_done():
-    reference = harness_of_everything().run()
-    assert len(reference.saved) == 23  # five rounds of the sizes, 355, then 362 and 412; and the beginning
+@pytest.mark.parametrize(
+    ("enough", "num_saved"),
+    # Five rounds of the sizes, 355, then 362 and 412; and the beginning. The third evaluation comes after three rounds,
+    # at 213.
+    [(None, 23), (9, 23), (3, 13)],
+)
+def test_trainer_restored_at_any_step_does_what_it_would_have_done(enough, num_saved):
+    reference = harness_of_everything(enough).run()
+    assert len(reference.saved) == num_saved
     for step, state in reference.saved.items():
-        resumed = harness_of_everything()
+        resumed = harness_of_everything(enough)
         resumed.trainer.load_state_dict(state)
         resumed.run()
         counts = state["trackers"]
@@ -373,3 +445,98 @@ def test_state_without_a_part_is_refused_by_name():
         Harness().trainer.load_state_dict(state)
     with pytest.raises(ValueError, match=r"missing \['source'\]"):
         Trainer.would_be_finished(state, 60, 60)
+
+
+# An evaluator that has something to remember, and ends the run.
+
+
+def test_run_ends_at_the_evaluation_that_says_it_is_over():
+    harness = Harness(steps=600, evaluation=20, enough=3).run()
+    assert harness.trainer.step == 60
+    assert harness.steps_of("evaluate") == [20, 40, 60]
+    assert harness.steps_of("save") == [0, 60]
+    assert harness.trainer.is_finished
+    assert Trainer.would_be_finished(harness.saved[60], 60, 600)
+
+
+def test_run_that_was_over_stays_over_after_a_resume_with_however_many_steps():
+    ended = Harness(steps=600, evaluation=20, enough=3).run()
+    resumed = Harness(steps=6_000, evaluation=20, enough=3)
+    resumed.trainer.load_state_dict(ended.saved[60])
+    assert resumed.trainer.is_finished
+    resumed.run()
+    assert resumed.learner.calls == ended.learner.calls == 6
+    assert resumed.steps_of("evaluate") == []
+    assert Trainer.would_be_finished(ended.saved[60], 60, 6_000)
+
+
+def test_evaluator_that_has_not_seen_enough_ends_nothing():
+    harness = Harness(steps=60, evaluation=20, enough=4).run()
+    assert harness.trainer.step == 60
+    assert Trainer.would_be_finished(harness.saved[60], 60, 60)
+    assert not Trainer.would_be_finished(harness.saved[60], 60, 61)
+
+
+def test_what_an_evaluator_remembers_is_part_of_the_state_only_if_it_remembers_something():
+    assert "evaluator" not in Harness(steps=60).run().saved[60]
+    stopped = Harness(steps=600, evaluation=20, enough=3).run(Stop(50))
+    assert stopped.saved[50]["evaluator"] == {"calls": 2, "is_over": False}
+    resumed = Harness(steps=600, evaluation=20, enough=3)
+    resumed.trainer.load_state_dict(stopped.saved[50])
+    assert resumed.run().trainer.step == 60
+    assert resumed.steps_of("evaluate") == [60]
+
+
+def test_evaluation_that_a_stop_prevented_counts_for_nothing():
+    stopped = Harness(steps=600, evaluation=20, enough=3).run(Stop(60, evaluating=True))
+    assert stopped.saved[60]["evaluator"] == {"calls": 2, "is_over": False}
+    assert not stopped.trainer.is_finished
+    assert not Trainer.would_be_finished(stopped.saved[60], 60, 600)
+    resumed = Harness(steps=600, evaluation=20, enough=3)
+    resumed.trainer.load_state_dict(stopped.saved[60])
+    assert resumed.run().events == [("evaluate", 60), ("record", 60), ("log evaluation", 60), ("save", 60)]
+
+
+def test_evaluators_part_missing_or_in_the_way_is_refused_by_name():
+    with_part, without = (Harness(steps=60, enough=enough).run().saved[60] for enough in (9, None))
+    with pytest.raises(ValueError, match=r"state of trainer: missing \['evaluator'\], unexpected nothing"):
+        Harness(enough=9).trainer.load_state_dict(without)
+    with pytest.raises(ValueError, match=r"state of trainer: missing nothing, unexpected \['evaluator'\]"):
+        Harness().trainer.load_state_dict(with_part)
+
+
+# Names of metrics, and layers.
+
+
+def test_metric_names_with_slashes_survive_a_checkpoint(tmp_path):
+    names = ["loss/class", "loss~1class", "layers/0/weight~0", "~", "/"]
+
+    def harness() -> Harness:
+        def metrics(batch: int) -> dict[str, Tensor]:
+            return {name: torch.tensor(float(batch * (1 + place))) for place, name in enumerate(names)}
+
+        return Harness(steps=60, log=60, checkpoint=20, learner=Echo(metrics))
+
+    reference = harness().run()
+    # The mean of batches 1 to 6 is 3.5.
+    assert reference.train_rows() == [(60, {f"train/{name}": 3.5 * (1 + i) for i, name in enumerate(names)})]
+    resumed = harness()
+    resumed.trainer.load_state_dict(load(save(tmp_path, 40, reference.saved[40], 1, {})).state)
+    assert resumed.run().train_rows() == reference.train_rows()
+    assert resumed.learner.calls == 6
+
+
+def test_learner_is_examined_in_the_batch_before_each_log_if_the_run_wants_it():
+    harness = Harness(steps=80, log=30, examines=True).run()
+    assert harness.learner.wanted == [False, False, True, False, False, True, False, False]
+    means = [
+        (30, {"train/loss": 2.0, "train/layers/0/mean": 3.0}),
+        (60, {"train/loss": 5.0, "train/layers/0/mean": 6.0}),
+    ]
+    assert harness.train_rows() == means
+
+
+def test_learner_is_not_examined_unless_the_run_wants_it():
+    harness = Harness(steps=60, log=30).run()
+    assert not any(harness.learner.wanted)
+    assert harness.train_rows() == [(30, {"train/loss": 2.0}), (60, {"train/loss": 5.0})]

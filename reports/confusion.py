@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..tasks import ClassScores
-from .draw import GREY, INK, blank, heat_colours, save, wrapped, write_bar
 from .records import Array
+from .style import GREY, INK, blank, heat_colours, plain, save, wrapped, write_bar
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -69,4 +69,4 @@ def _write_numbers(axis: "Axes", scores: ClassScores, shares: Array, edge: float
 def _short(name: str) -> str:
     """Both ends of it, as names that begin alike may end differently."""
     end = _MAX_NAME // 2
-    return name if len(name) <= _MAX_NAME else f"{name[:end]}…{name[-end:]}"
+    return plain(name if len(name) <= _MAX_NAME else f"{name[:end]}…{name[-end:]}")

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from .config import GraftConfig
+from ..runs.config import GraftConfig
 from .groups import Group, grouped
 from .records import AgentRecord, Record, StagesRecord, source_of
 
@@ -23,28 +23,35 @@ def stage_table(runs: Sequence[StagesRecord]) -> str:
 def _row(group: Group[Record]) -> tuple[str, ...]:
     first = group.records[0]
     source = source_of(first.config, first.run_dir)
-    unit = "steps" if isinstance(first, AgentRecord) else "epochs"
+    unit = "step" if isinstance(first, AgentRecord) else "epoch"
     lengths = [record.step[-1] if isinstance(record, AgentRecord) else record.epoch[-1] for record in group.records]
-    length = " to ".join(dict.fromkeys(f"{each:,.0f}" for each in (min(lengths), max(lengths))))
+    shortest = "" if min(lengths) == max(lengths) else f"{min(lengths):,.0f} to "
     so_far = "" if all(record.is_done for record in group.records) else " so far"
     return (
         group.label,
         "-" if source is None else source.name,
         _frozen(first.config.graft, unit),
         str(len(group.records)),
-        f"{length} {unit}{so_far}",
+        f"{shortest}{_count(max(lengths), unit)}{so_far}",
         _result(group.records),
     )
 
 
 def _frozen(graft: GraftConfig, unit: str) -> str:
+    told = []
     if isinstance(graft.freeze, int):
-        what = f"{graft.freeze} block{'s' if graft.freeze > 1 else ''}" if graft.freeze else "-"
+        told += [_count(graft.freeze, "block")] if graft.freeze else []
     else:
-        what = graft.freeze if isinstance(graft.freeze, str) else ", ".join(graft.freeze)
-    notes = [] if graft.unfreeze_period is None else [f"one less every {graft.unfreeze_period:,} {unit}"]
-    notes += [] if graft.rate_decay == 1.0 else [f"rates x {graft.rate_decay:g} a block"]
-    return ", ".join([what, *notes])
+        told.append(graft.freeze if isinstance(graft.freeze, str) else ", ".join(graft.freeze))
+    if told and graft.unfreeze_period is not None:
+        told.append(f"one less every {_count(graft.unfreeze_period, unit)}")
+    if graft.rate_decay != 1.0:
+        told.append(f"rates x {graft.rate_decay:g} a block")
+    return ", ".join(told) or "-"
+
+
+def _count(number: float, unit: str) -> str:
+    return f"{number:,.0f} {unit}{'' if number == 1 else 's'}"
 
 
 def _result(records: Sequence[Record]) -> str:

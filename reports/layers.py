@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .draw import GREY, INK, PALE, blank, count, heat_colours, save, write_bar, write_title
 from .records import Array, Record, TaskRecord
+from .style import GREY, INK, PALE, blank, count, heat_colours, plain, save, write_bar, write_title
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -50,7 +50,7 @@ def draw_layers(record: Record, path: Path) -> None:
         write_title(axis, name)
         axis.set_xlabel(time, fontsize=10.5, color=GREY)
     every = -(-len(layers) // _MAX_LABELS)
-    axes[0].set_yticks(np.arange(0, len(layers), every) + 0.5, layers[::every], color=INK, fontsize=8.5)
+    axes[0].set_yticks(np.arange(0, len(layers), every) + 0.5, [*map(plain, layers[::every])], color=INK, fontsize=8.5)
     axes[0].set_ylim(len(layers), 0)
     save(figure, path)
 

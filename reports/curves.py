@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .draw import COLOURS, Panel, blank, check_target, frame, plot_band, save, write_legend
-from .draw_tasks import task_panels
 from .groups import Group, grouped
+from .panels import task_panels
 from .records import AgentRecord, AnyRecord, Record, StagesRecord, TaskRecord
+from .style import COLOURS, Panel, blank, check_target, frame, plot_band, save, write_legend
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from .draw import Drawn
+    from .style import Drawn
 
 _MAX_COLUMNS = 3
 
@@ -74,7 +74,7 @@ def _draw_agent(axis: "Axes", record: AgentRecord) -> None:
     worst, best = (np.array([pick(row.returns) for row in record.evaluations], float) for pick in (min, max))
     episodes = record.evaluations[-1].episodes
     label = f"{record.name}, seed {record.config.seed}: mean and range of {episodes} greedy episodes"
-    curve = plot_band(axis, record.step, worst, record.mean, best, COLOURS[0])
+    curve = plot_band(axis, record.step, record.mean[np.newaxis], COLOURS[0], (worst, best))
     training = axis.plot(*record.training.T, color="#a8aeb9", linewidth=1.0)
     write_legend(axis, {label: curve, "training, with exploration": tuple(training)})
 
@@ -83,7 +83,7 @@ def _draw_agents(axis: "Axes", groups: Sequence[Group[AgentRecord]]) -> None:
     curves: Drawn = {}
     for group, colour in zip(groups, COLOURS * len(groups), strict=False):
         step, returns = group.curves(lambda record: (record.step, record.mean))
-        curves[group.title] = plot_band(axis, step, returns.min(0), returns.mean(0), returns.max(0), colour)
+        curves[group.title] = plot_band(axis, step, returns, colour)
         if step[-1] < 0.9 * max(record.step[-1] for record in group.records):
             shortest = min(group.records, key=lambda record: record.step[-1])
             warnings.warn(f"{shortest.run_dir} ends at step {step[-1]:,.0f}, and with it the curve", stacklevel=3)

@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from graftwork.configs import load, validate
+from graftwork.configs import dump, load, validate
+from graftwork.reports.curves import draw_curves
+from graftwork.reports.read import read_runs
 from graftwork.runs import RunConfig
-from graftwork.runs.draw_curves import draw_curves
-from graftwork.runs.read_records import read_runs
-from graftwork.runs.session import write_config
 
 
 def make_run(
@@ -21,7 +20,8 @@ def make_run(
 ) -> Path:
     """A run directory as training leaves it; evaluations: the returns by step, training: the mean return by step."""
     run_dir.mkdir(parents=True)
-    write_config(run_dir, validate(RunConfig, load("dqn/cartpole", [*overrides, f"run_dir={run_dir}"])))
+    config = validate(RunConfig, load("dqn/cartpole", [*overrides, f"run_dir={run_dir}"]))
+    (run_dir / "config.yaml").write_text(dump(config))
     rows = [
         {"step": step, "mean": float(np.mean(r)), "std": float(np.std(r)), "episodes": len(r), "returns": r}
         for step, r in evaluations.items()

@@ -10,9 +10,9 @@ import numpy as np
 
 from ..configs import Tree, Value
 from ..configs import load as load_tree
-from .config import AnyRunConfig, run_config
+from ..runs.config import AnyRunConfig, run_config
+from ..runs.session import CONFIG
 from .records import AgentRecord, Array, Record, TaskRecord, short, source_of
-from .session import CONFIG
 
 # A run's name, where it runs and whom it tells: nothing of what is learnt.
 _BOOKKEEPING = {"seed", "run_dir", "device", "threads", "tracker", "wandb", "checkpoint", "log"}
@@ -88,17 +88,17 @@ def _identity(config: AnyRunConfig, run_dir: Path, seen: tuple[Path, ...] = ()) 
 
 
 def _fields(record: Record) -> dict[str, Value]:
-    """Values by dotted name; stages are called by their names."""
+    """Values by dotted name; stages are called by their names, and of heads there is what is no default."""
     tree = record.config.model_dump(mode="json", exclude=_BOOKKEEPING)
+    told: dict[str, Value] = {}
     if isinstance(record, TaskRecord):
         heads = record.config.task.heads.items()
         tree["task"]["heads"] = {name: head.model_dump(mode="json", exclude_defaults=True) for name, head in heads}
-        tree["task"] = {"encoder": tree["task"]["encoder"], "tells": list(record.schema.heads)} | tree["task"]
-    fields = _flat(tree)
+        told["task.heads"] = list(record.schema.heads)
     source = source_of(record.config, record.run_dir)
     if source is not None and record.stage is not None:
-        fields["graft.run"] = source.name
-    return fields
+        tree["graft"]["run"] = source.name
+    return told | _flat(tree)
 
 
 def _flat(tree: Value, prefix: str = "") -> dict[str, Value]:

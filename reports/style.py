@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 COLOURS = ("#2463eb", "#e0621a", "#0e9373", "#a336b8", "#b3861b", "#4b5563")
 INK, GREY, PALE = "#1f2430", "#5f6673", "#e6e8ec"
-_MAX_MARKERS = 60
 _HEAT = ("#f7faff", "#c9dafc", "#7ba3f5", "#2463eb", "#143a94", "#0a1c4a")  # from low to high
 
 
@@ -93,14 +92,17 @@ def _place_decades(axis: "Axes") -> None:
     axis.yaxis.minorticks_off()
 
 
-def plot_band(axis: "Axes", x: Array, low: Array, mean: Array, high: Array, colour: str) -> "tuple[Artist, ...]":
-    """A line in a band of its colour, all [E]."""
+def plot_band(
+    axis: "Axes", x: Array, values: Array, colour: str, bounds: tuple[Array, Array] | None = None, max_markers: int = 60
+) -> "tuple[Artist, ...]":
+    """The mean of lines, x [E] and values [runs, E], in a band over their range, or between `bounds`, [E] each."""
+    low, high = bounds or (values.min(0), values.max(0))
     band = axis.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
-    marker = "o" if len(x) <= _MAX_MARKERS else ""
-    return (band, *axis.plot(x, mean, color=colour, linewidth=2.0, marker=marker, markersize=4.0, zorder=3))
+    marker = "o" if len(x) <= max_markers else ""
+    return (band, *axis.plot(x, values.mean(0), color=colour, linewidth=2.0, marker=marker, markersize=4.0, zorder=3))
 
 
-def write_title(axis: "Axes", title: str, width: int = 50) -> None:
+def write_title(axis: "Axes", title: str, width: int = 42) -> None:
     """width: characters that a line has room for."""
     axis.set_title(wrapped(title, width), loc="left", pad=12, fontsize=13, fontweight="bold", color=INK)
 
@@ -108,7 +110,13 @@ def write_title(axis: "Axes", title: str, width: int = 50) -> None:
 def wrapped(title: str, width: int) -> str:
     """In lines of so many characters; one that is too long is broken after its colon first."""
     lines = (line if len(line) <= width else line.replace(": ", ":\n", 1) for line in title.splitlines())
-    return "\n".join(textwrap.fill(part, width) for line in lines for part in line.splitlines())
+    return plain("\n".join(textwrap.fill(part, width) for line in lines for part in line.splitlines()))
+
+
+def plain(name: str) -> str:
+    """To be drawn as it is: in what a user named, dollars are no mathematics, and what begins with _ is not hidden."""
+    text = name.replace("$", r"\$")
+    return f" {text}" if text.startswith("_") else text
 
 
 def write_legend(axis: "Axes", curves: "Drawn", width: int = 58) -> None:
@@ -118,7 +126,7 @@ def write_legend(axis: "Axes", curves: "Drawn", width: int = 58) -> None:
     inches_below = ScaledTranslation(0, -0.55, axis.figure.dpi_scale_trans)
     axis.legend(
         list(curves.values()),
-        [textwrap.fill(label, width) for label in curves],
+        [plain(textwrap.fill(label, width)) for label in curves],
         loc="upper left",
         bbox_to_anchor=(0, 0),
         bbox_transform=axis.transAxes + inches_below,

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .draw import COLOURS, GREY, Panel, plot_band, write_legend
 from .groups import Group, grouped
 from .records import Array, TaskRecord
+from .style import COLOURS, GREY, Panel, plot_band, write_legend
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from .draw import Drawn
+    from .style import Drawn
 
 _TAIL: dict[str, Any] = {"linewidth": 0.8, "alpha": 0.7}
 _MARK: dict[str, Any] = {"marker": "D", "markersize": 7.0, "markeredgecolor": "white", "linestyle": "none"}
@@ -76,8 +76,11 @@ def _loss_panel(title: str, lines: Sequence[Line]) -> Panel:
 def _score_panel(data: str, head: str, metric: str, lines: Sequence[Line]) -> Panel:
     def draw(axis: "Axes") -> None:
         write_legend(axis, _draw_lines(axis, lines, lambda record: record.scores(head)))
-        if metric == "R²" and axis.get_ylim()[0] < -1:  # far worse than telling the mean: how far tells nothing
-            axis.set_ylim(bottom=-1, top=max(axis.get_ylim()[1], 0.1))
+        if metric == "R²":
+            ends = [record.scores(head)[-1] for line in lines for record in line.group.records]
+            low = min(-1.0, 1.1 * np.nanmin([0.0, *ends]))
+            if axis.get_ylim()[0] < low:  # what began far worse than telling the mean: how far tells nothing
+                axis.set_ylim(bottom=low, top=max(axis.get_ylim()[1], 0.1))
 
     return Panel(f"{data}: {metric} of {head}", "epochs", f"{_part(lines)}{metric}", draw)
 
@@ -90,7 +93,7 @@ def _draw_lines(axis: "Axes", lines: Sequence[Line], pick: Callable[[TaskRecord]
     notes: Drawn = {}
     for line in lines:
         epoch, values = line.group.curves(lambda record: (record.epoch, pick(record)))
-        curves[line.label] = plot_band(axis, epoch, values.min(0), values.mean(0), values.max(0), line.colour)
+        curves[line.label] = plot_band(axis, epoch, values, line.colour, max_markers=30)
         for record in line.group.records:
             later, chosen = record.epoch >= epoch[-1], record.chosen
             if later.sum() > 1:

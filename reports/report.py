@@ -6,10 +6,10 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
-from .draw_confusion import draw_confusion
-from .draw_curves import draw_curves
-from .draw_layers import draw_layers, has_layers
-from .read_records import read_runs
+from .confusion import draw_confusion
+from .curves import draw_curves
+from .layers import draw_layers, has_layers
+from .read import read_runs
 from .records import Record, StagesRecord, TaskRecord
 from .stage_table import stage_table
 

@@ -10,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, Field, JsonValue
 
+from ..runs.config import AnyRunConfig, RunConfig, TaskRunConfig
+from ..runs.session import CONFIG
+from ..runs.stages import StagesConfig
 from ..tasks import ClassScores, DataConfig, Schema
 from ..training.trackers import EVALUATIONS
-from .config import AnyRunConfig, RunConfig, TaskRunConfig
-from .session import CONFIG
-from .stages import StagesConfig
 
 Array = npt.NDArray[np.float64]
 Summary: TypeAlias = dict[str, JsonValue]

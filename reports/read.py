@@ -9,12 +9,12 @@ from pydantic import ValidationError
 
 from ..configs import Tree, validate
 from ..configs import load as load_tree
+from ..runs.config import RunConfig, run_config
+from ..runs.session import CONFIG, SCHEMA
+from ..runs.stages import StagesConfig
 from ..tasks import Schema
 from ..training.trackers import EVALUATIONS, METRICS, read
-from .config import RunConfig, run_config
 from .records import AgentRecord, AnyRecord, Played, Record, Scored, StagesRecord, TaskRecord
-from .session import CONFIG, SCHEMA
-from .stages import StagesConfig
 
 
 def read_runs(run_dirs: Sequence[str | Path]) -> list[AnyRecord]:
