@@ -63,8 +63,7 @@ def main() -> None:
             env=make_env,
             run_dir=f"runs/tmaze-{name}",
         )
-        assert run.evaluation is not None
-        print(f"{name}: greedy return {run.evaluation.mean:.2f} (1 is perfect, a guess gives 0)")
+        print(f"{name}: {run.evaluation} (1 is perfect, a guess gives 0)")
 
 
 if __name__ == "__main__":

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
 
-from ..configs import dump, override, presets, validate
+from ..configs import Value, dump, override, presets, validate
 from ..configs import load as load_tree
+from ..configs.yaml_text import one_line
 from ..engine import Agent, load_weights
 from ..envs import FRESH
 from ..envs.address import AnyEnv
@@ -223,8 +223,8 @@ def _schema(path: Path) -> Schema:
         return Schema.model_validate_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ValueError(f"{path}: {error.strerror}; it says what the model takes and tells") from error
-    except ValidationError as error:
-        raise ValueError(f"{path}: {error.error_count()} entries are wrong; the file was altered") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: tells no longer what the model takes and tells; the file was altered") from error
 
 
 def _source(config: AnyRunConfig, objects: Objects) -> Encoder | None:
@@ -366,11 +366,26 @@ def _read(run_dir: str | Path, overrides: Sequence[str]) -> tuple[Path, AnyRunCo
     return directory, run_config(load_tree(directory / CONFIG, overrides), str(directory / CONFIG))
 
 
+_KEPT = ("seed", "run_dir", "objects", "graft.run", "task.optimizer", "evaluation.patience")
+_KEPT_OF_DATA = ("samples", "classes", "per_class", "validation", "test", "split_seed")  # else parts would mix
+
+
 def _refuse_another_run(recorded: AnyRunConfig, wanted: AnyRunConfig) -> None:
     """Raise ValueError for an override under which the files would tell of a run that never was."""
-    for name in ("seed", "run_dir", "objects"):
-        if getattr(wanted, name) != getattr(recorded, name):
-            raise ValueError(f"{name}={getattr(wanted, name)}: a run keeps its {name}, {getattr(recorded, name)}")
+    for name in (*_KEPT, *(f"data.{field}" for field in _KEPT_OF_DATA)):
+        before, after = _field(recorded, name), _field(wanted, name)
+        # More patience is a longer run; some where there was none, or none any more, is another.
+        is_other = (before is None) != (after is None) if name == "evaluation.patience" else before != after
+        if is_other:
+            raise ValueError(f"{name}={one_line(after)}: a run keeps its {name}, {one_line(before)}")
+
+
+def _field(config: AnyRunConfig, name: str) -> Value:
+    """The value of a dotted field; None if such a run has none."""
+    value: Value = config.model_dump(mode="json")
+    for part in name.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
 
 
 # What a run leaves that was killed before it wrote its config.

@@ -114,7 +114,7 @@ class Session:
                 progress.line(line)
             if loaded is None:
                 self._write(directory)  # first of all: from here on a killed run can be resumed
-            elif Trainer.would_be_finished(loaded.state, loaded.step, parts.steps):
+            elif Trainer.would_be_finished(self._as_of_now(loaded), loaded.step, parts.steps):
                 with fitting(loaded):
                     parts.learner.load_state_dict(loaded.state["learner"])
                 longer = "steps" if isinstance(config, RunConfig) else "epochs"
@@ -160,6 +160,14 @@ class Session:
         state = {"learner": parts.learner.state_dict(), "evaluator": parts.evaluator.state_dict()}
         result = parts.result(state)
         return Run(config, directory, result, trainer.saved_step, trainer.evaluation, signal, late_signal)
+
+    def _as_of_now(self, loaded: checkpoint.Loaded) -> StateDict:
+        """The state, over only if it is by the patience that the config has now."""
+        if "evaluator" not in loaded.state:
+            return loaded.state
+        with fitting(loaded):
+            self._parts.evaluator.load_state_dict(loaded.state["evaluator"])
+        return {**loaded.state, "evaluator": {"is_over": self._parts.evaluator.is_over}}
 
     def _write(self, directory: Path) -> None:
         """What loads the run again: its config, and for a task what its model takes and tells."""

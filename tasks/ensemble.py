@@ -18,7 +18,7 @@ class Ensemble(nn.Module):
     """M networks with weights of their own: parameters and buffers are those of one, stacked [M, ...].
 
     Deep ensembles (Lakshminarayanan et al. 2017): members differ by where they start, and their disagreement tells how
-    little the data say. Trained members are bit for bit what they are alone only up to the order of sums in a kernel.
+    little the data say. Each learns as it would alone, but for the rounding of sums.
     """
 
     def __init__(self, members: Sequence[TaskNetwork]) -> None:

@@ -11,9 +11,10 @@ import sys
 from fnmatch import fnmatch
 from itertools import takewhile
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
+import torch
 import typer
 
 import graftwork as gw
@@ -21,6 +22,10 @@ from graftwork.__main__ import app
 from graftwork.agents import AgentConfig
 from graftwork.configs import load, override, presets, validate
 from graftwork.configs.yaml_text import parse_argument
+from graftwork.networks import EncoderConfig, choose
+from graftwork.runs.config import run_config
+from graftwork.runs.stages import StagesConfig
+from graftwork.training import checkpoint
 
 ROOT = Path(__file__).parents[1]
 PAGES = {
@@ -32,6 +37,8 @@ RECIPES = PAGES["CONTRIBUTING.md"]
 
 SMALL = ("steps=400", "log.period=100", "evaluation.episodes=2", "evaluation.period=200")
 SMALL_DQN = ("agent.learning_starts=100", "agent.train_period=8", "agent.updates=2")
+SMALL_TASK = ("epochs=12",)
+SMALL_TRANSITIONS = ("data.samples=600",)
 
 
 def blocks(text: str, *languages: str) -> list[str]:
@@ -42,38 +49,116 @@ def prose(text: str) -> str:
     return re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)
 
 
+def small(config: str) -> tuple[str, ...]:
+    """Overrides that make a short run of a preset."""
+    tree = load(config)
+    if "task" in tree:
+        transitions = str(tree["data"]["name"]).startswith("transitions:")
+        return SMALL_TASK + (SMALL_TRANSITIONS if transitions else ())
+    return SMALL + (SMALL_DQN if tree["agent"]["kind"] == "dqn" else ())
+
+
 @pytest.fixture
 def small_budget(monkeypatch, tmp_path):
-    """Runs of a few hundred steps, in a folder of their own."""
+    """Runs of a few hundred steps, or a few passes over few data, in a folder of their own."""
     train, resume, evaluate = gw.train, gw.resume, gw.evaluate
 
     def small_train(config, *overrides, **others):
-        agent = SMALL_DQN if str(config).startswith("dqn/") else ()
-        return train(config, *overrides, *SMALL, *agent, quiet=True, **others)
+        return train(config, *overrides, *small(config), quiet=True, **others)
 
     def small_resume(run_dir, *overrides, **others):
-        return resume(run_dir, *(("steps=600",) if overrides else ()), quiet=True, **others)
+        longer = {"steps": "steps=600", "epochs": "epochs=14"}
+        return resume(run_dir, *(longer[each.partition("=")[0]] for each in overrides), quiet=True, **others)
 
     def small_evaluate(run_dir, *, episodes=100, **others):
         return evaluate(run_dir, episodes=min(episodes, 3), **others)
 
-    for function, small in ((train, small_train), (resume, small_resume), (evaluate, small_evaluate)):
-        monkeypatch.setattr(gw, function.__name__, small)
+    for function, replacement in ((train, small_train), (resume, small_resume), (evaluate, small_evaluate)):
+        monkeypatch.setattr(gw, function.__name__, replacement)
     monkeypatch.chdir(tmp_path)
 
 
-def test_readme_code_runs_from_top_to_bottom(small_budget):
-    names = {}
-    for number, block in enumerate(blocks(PAGES["README.md"], "python")):
-        exec(compile(block, f"README.md, block {number}", "exec"), names)
+# Code
+
+
+def encoder_weights(state: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """Those of an encoder, in a trainer's state."""
+    network = state["learner"]["network"]
+    return {name.removeprefix("encoder."): each for name, each in network.items() if name.startswith("encoder.")}
+
+
+def final(run: str) -> dict[str, torch.Tensor]:
+    return encoder_weights(checkpoint.load_newest(Path(run) / "checkpoints").state)
+
+
+def first(run: str) -> dict[str, torch.Tensor]:
+    return encoder_weights(checkpoint.load(Path(run) / "checkpoints" / f"step_{0:012d}").state)
+
+
+def changed(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> set[str]:
+    """Names of what is not bit for bit the same."""
+    assert before.keys() == after.keys()
+    return {name for name in before if not torch.equal(before[name], after[name])}
+
+
+def check_readme(names: dict[str, Any], out: str) -> None:
     assert names["action"] in (0, 1)
     assert names["agent"].predict([[0.0] * 4] * 5).shape == (5,)
+    assert names["digit"] in range(10)
+    assert names["scores"].table() in out
+    assert names["scores"].heads["class"].accuracy > 0.8
     assert 0.5 < names["accuracy"] <= 1
     assert names["run"].step >= 600
 
 
-def test_every_page_with_code_is_run():
-    assert {page for page in PAGES if blocks(PAGES[page], "python")} == {"README.md", "CONTRIBUTING.md"}
+def check_grafting(names: dict[str, Any], out: str) -> None:
+    # From an agent to a task, frozen: the features are the agent's, and the head tells actions apart.
+    assert not changed(final("runs/balance"), final("runs/dynamics-from-features"))
+    change = names["change"]
+    assert change.shape == (1, 2, 4)
+    assert (change[0, 0] != change[0, 1]).any()
+    assert set(names["scores"].heads) == {"change", "terminated"}
+    assert out.startswith(str(names["scores"]))
+
+    # From a task to an agent, which begins with what the task ended with, and trains on.
+    assert not changed(final("runs/dynamics"), first("runs/balance-grafted"))
+    assert changed(final("runs/dynamics"), final("runs/balance-grafted")) == set(final("runs/dynamics"))
+    assert names["action"] in (0, 1)
+    assert names["before"].keys() == final("runs/balance").keys()
+
+    # From classes to others.
+    source, runs = final("runs/digits-0-4"), ("scratch", "features", "finetuned", "thawed")
+    ended = {name: changed(source, final(f"runs/{name}")) for name in runs}
+    weights = {name for name in source if "layers" in name}
+    later = {name for name in weights if "layers.0." not in name}
+    assert later < weights
+    assert weights <= ended["scratch"]
+    assert ended["features"] == set()
+    assert ended["finetuned"] == weights
+    assert ended["thawed"] == later  # of the blocks the last was set free
+    lines = [line.split() for line in out.splitlines()[-4:]]
+    assert [name for name, _ in lines] == list(runs)
+    assert all(0 <= float(accuracy) <= 1 for _, accuracy in lines)
+
+
+CHECKS = {"README.md": check_readme, "docs/grafting.md": check_grafting}
+"""What the code of a page comes to, where it does not say so itself."""
+
+WITH_CODE = [page for page in PAGES if blocks(PAGES[page], "python")]
+
+
+def test_pages_whose_code_is_checked_have_some():
+    assert {"CONTRIBUTING.md", *CHECKS} <= set(WITH_CODE)
+
+
+# The code of CONTRIBUTING.md is files to be written; see below.
+@pytest.mark.parametrize("page", [page for page in WITH_CODE if page != "CONTRIBUTING.md"])
+def test_code_of_page_runs_from_top_to_bottom(small_budget, page, capsys):
+    names: dict[str, Any] = {}
+    for number, block in enumerate(blocks(PAGES[page], "python")):
+        exec(compile(block, f"{page}, block {number}", "exec"), names)
+    if page in CHECKS:
+        CHECKS[page](names, capsys.readouterr().out)
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.name)
@@ -82,7 +167,7 @@ def test_example_runs(small_budget, path, capsys):
     assert capsys.readouterr().out
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if "```python" in PAGES[page]])
+@pytest.mark.parametrize("page", WITH_CODE)
 def test_code_of_page_is_formatted_like_the_package(page):
     command = [sys.executable, "-m", "ruff", "format", "--check", "--stdin-filename", str(ROOT / "page.py"), "-"]
     for block in blocks(PAGES[page], "python"):
@@ -193,8 +278,14 @@ def parse(command: str) -> None:
     with known[words[0]].make_context(words[0], words[1:]) as context:
         given = context.params
     if words[0] in ("train", "resume"):
-        tree = load(given.get("preset", "dqn/cartpole"))
-        validate(gw.RunConfig, override(tree, given["overrides"] or []))
+        overrides = given["overrides"] or []
+        is_task = any(each.startswith(("epochs=", "task.", "data.")) for each in overrides)
+        preset = given.get("preset", "supervised/digits-mlp" if is_task else "dqn/cartpole")
+        tree = override(load(preset), overrides)
+        if "stages" in tree:
+            validate(StagesConfig, tree).resolved(Path("runs"), preset)
+        else:
+            run_config(tree)
 
 
 @pytest.mark.parametrize(
@@ -206,7 +297,18 @@ def test_command_names_a_real_command_and_real_fields(command):
     parse(command)
 
 
-@pytest.mark.parametrize("command", ["graftwork trian dqn/cartpole", "graftwork train dqn/cartpole sed=1"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "graftwork trian dqn/cartpole",
+        "graftwork train dqn/cartpole sed=1",
+        "graftwork train dqn/cartpole epochs=3",
+        "graftwork train supervised/digits-mlp steps=3",
+        "graftwork train transfer/digits epochs=3",
+        "graftwork train transfer/digits stages.scratch.epoch=3",
+        "graftwork resume RUN epoch=3",
+    ],
+)
 def test_check_of_commands_catches_a_wrong_name(command):
     with pytest.raises((AssertionError, ValueError)):
         parse(command)
@@ -261,10 +363,22 @@ def test_types_of_architecture_page_stand_where_it_says():
 
 
 def test_presets_that_pages_name_exist():
-    kinds = "|".join(AGENTS)
+    kinds = "|".join({name.partition("/")[0] for name in presets()})
     named = {name for text in PAGES.values() for name in re.findall(rf"[`\" ]((?:{kinds})/[a-z-]+)[`\" ]", text)}
     assert named
     assert named <= presets().keys()
+
+
+def test_readme_names_every_encoder_that_a_config_can():
+    (said,) = re.findall(r"`agent\.encoder\.kind`[^`]*`task\.encoder\.kind`[^`]*`([a-z ]+)`", PAGES["README.md"])
+    kinds = [config().kind for config in get_args(get_args(EncoderConfig)[0])]
+    assert sorted(said.split()) == sorted(kinds)
+
+
+def test_readme_says_how_an_encoder_is_picked_as_the_module_does_that_picks_it():
+    rows = re.findall(r"^\| .*$", PAGES["README.md"].split("## Encoders")[1].split("\n## ")[0], re.M)
+    assert len(rows) == 7
+    assert rows[1:] == re.findall(r"^\| .*$", choose.__doc__, re.M)[1:]
 
 
 @pytest.mark.parametrize("kind", AGENTS)

@@ -18,7 +18,7 @@ import torch
 
 import graftwork as gw
 from graftwork.envs import EVALUATION, FRESH, TRAINING, EnvironmentFailure, episode_seed
-from graftwork.runs import RunConfig
+from graftwork.runs import RunConfig, TaskRunConfig
 
 
 def config(kind: str = "dqn", encoder: str = "mlp", **fields: Any) -> RunConfig:
@@ -41,6 +41,22 @@ def config(kind: str = "dqn", encoder: str = "mlp", **fields: Any) -> RunConfig:
         "log": {"period": 70},
     }
     return RunConfig.model_validate(tree | fields)
+
+
+def task_config() -> TaskRunConfig:
+    """Two heads with batches of their own, batch norm and dropout."""
+    tree = {
+        "data": {"name": "transitions:CartPole-v1", "samples": 200},
+        "task": {
+            "encoder": {"kind": "mlp", "hidden": [8], "norm": "batch", "dropout": 0.2},
+            "heads": {"change": {"given": "action"}, "terminated": {"batch_size": 17}},
+            "batch_size": 32,
+        },
+        "epochs": 4,
+        "checkpoint": {"period": 2},
+        "evaluation": {"patience": 3},
+    }
+    return TaskRunConfig.model_validate(tree)
 
 
 def digests(run_dir: Path) -> dict[str, str]:
@@ -66,15 +82,16 @@ TRAIN_ALL = """
 import json, sys, warnings
 warnings.simplefilter("error")
 import graftwork as gw
-from graftwork.runs import RunConfig
+from graftwork.runs.config import run_config
 for name, tree in json.load(sys.stdin).items():
-    gw.train(RunConfig.model_validate(tree), run_dir=f"{sys.argv[1]}/{name}", quiet=True)
+    gw.train(run_config(tree), run_dir=f"{sys.argv[1]}/{name}", quiet=True)
 """
 
 
 def test_processes_with_other_hash_seeds_write_identical_files(tmp_path):
     cells = [(kind, encoder) for kind in ("dqn", "reinforce") for encoder in ("mlp", "lstm")]
     trees = {"-".join(cell): config(*cell).model_dump(mode="json") for cell in cells}
+    trees["task"] = task_config().model_dump(mode="json")
     processes = []
     for hash_seed in ("1", "2"):
         command = [sys.executable, "-c", TRAIN_ALL, str(tmp_path / hash_seed)]
@@ -86,7 +103,8 @@ def test_processes_with_other_hash_seeds_write_identical_files(tmp_path):
         assert process.returncode == 0, errors
     for name in trees:
         first, second = (digests(tmp_path / hash_seed / name) for hash_seed in ("1", "2"))
-        assert len(first) == 2 + 3 * 3  # metrics, evaluations, and the three files of three checkpoints
+        # Metrics, evaluations, the three files of three checkpoints, and what a task's model takes and tells.
+        assert len(first) == 2 + 3 * 3 + (name == "task")
         assert first == second, name
 
 
