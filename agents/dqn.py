@@ -4,11 +4,9 @@ Recurrence needs no second algorithm: a feed-forward network learns from sequenc
 """
 
 from copy import deepcopy
-from math import prod
 from typing import Annotated, Literal, NamedTuple
 
 import torch
-from gymnasium.spaces import Box
 from pydantic import Field, model_validator
 from torch import Tensor
 
@@ -31,10 +29,8 @@ from ..engine.exploration import EpsilonGreedy
 from ..envs import EnvSpec
 from ..losses import double_q_learning, huber, q_learning, squared
 from ..networks import (
-    AuxiliaryHead,
     Encoder,
     EncoderConfig,
-    Heads,
     Initialisation,
     MLPConfig,
     Network,
@@ -46,20 +42,14 @@ from ..networks import (
     mode,
     parameter_groups,
 )
-from ..spaces import Observation, columns_of, one_line, rows_of
+from ..spaces import Observation, columns_of, rows_of
 from ..training.schedules import Constant, Linear, Probability, Rate, crossed
 from ..training.seeding import Seeds
+from .auxiliary import AuxiliaryConfig
 
 Positive = Annotated[int, Field(gt=0)]
 
 _CACHED_ROWS = 512
-
-
-class AuxiliaryConfig(Config):
-    """What else the features have to tell of the action taken: it teaches the encoder, and picks no action."""
-
-    reward: Annotated[float, Field(ge=0)] = 0.0  # weight of the squared error; 0 is no such head
-    next_observation: Annotated[float, Field(ge=0)] = 0.0  # likewise
 
 
 class DQNConfig(Config):
@@ -109,19 +99,12 @@ class DQNConfig(Config):
         if encoder is None:
             encoder = self.encoder.build(spec.observation_space)
             initialise(encoder, self.initialisation, generator)
-        num_actions = spec.discrete("dqn")
-        shapes = {"reward": (), "next_observation": _observation_shape(spec, self.auxiliary)}
-        heads = {name: AuxiliaryHead(encoder.out_features, num_actions, shapes[name]) for name, _ in self.told}
-        network = Network(encoder, QHead(encoder.out_features, num_actions), Heads(heads) if heads else None)
-        for head in (network.head, network.auxiliary):
-            if head is not None:
-                initialise(head, self.initialisation, generator)
-        return network
-
-    @property
-    def told(self) -> list[tuple[str, float]]:
-        """The auxiliary heads and their weights."""
-        return [(name, weight) for name, weight in self.auxiliary if weight]
+        num_actions, width = spec.discrete("dqn"), encoder.out_features
+        head, auxiliary = QHead(width, num_actions), self.auxiliary.heads(width, num_actions, spec)
+        initialise(head, self.initialisation, generator)
+        if auxiliary is not None:
+            initialise(auxiliary, self.initialisation, generator)
+        return Network(encoder, head, auxiliary)
 
     def build(
         self, network: Network[Tensor], spec: EnvSpec, num_envs: int, seeds: Seeds, device: torch.device
@@ -232,11 +215,11 @@ class DQN(Agent):
         part = max(_CACHED_ROWS // rollout.num_rows, 1) if rollout.reward.is_cpu else count * size
         next_q = torch.cat([_q(self.target, *columns, burn_in + 1) for columns in _split(rollout, part, None)], 1)
         others = (rollout.action[learnt], rollout.reward[learnt], discount, mean.flatten(1) * sample.weight, next_q)
-        told = [torch.split(_told(name, rollout)[learnt], size, 1) for name, _ in self.config.told]
+        told = [torch.split(target[learnt], size, 1) for target in self.config.auxiliary.targets(rollout)]
         inputs = _split(rollout, size, None if self.config.double else -1)
-        outputs = zip(*(torch.split(other, size, 1) for other in others), strict=True)
+        outputs = [torch.split(other, size, 1) for other in others]
         targets = list(zip(*told, strict=True)) or [()] * count
-        return [Batch(*columns, *more, told=each) for columns, more, each in zip(inputs, outputs, targets, strict=True)]
+        return list(map(Batch, *zip(*inputs, strict=True), *outputs, targets))
 
     def _loss(self, network: Network[Tensor], batch: Batch) -> tuple[Tensor, Metrics]:
         features = _features(network, batch.observation, batch.is_first, batch.state, self.config.burn_in)
@@ -249,12 +232,11 @@ class DQN(Agent):
             td_error = q_learning(q, batch.action, batch.reward, batch.discount, batch.next_q)
         error = huber(td_error) if self.config.loss == "huber" else squared(td_error)
         loss, metrics = (error * batch.weight).sum(), {"q": q.detach(), "td_error": td_error.detach().abs()}
-        for (name, weight), target in zip(self.config.told, batch.told, strict=True):
+        if batch.told:
             # The successor's features tell nothing: they are there for the choice of its action alone.
-            prediction = _taken(network, name, features[: len(batch.action)], batch.action)
-            entries = squared(prediction - target).reshape(*target.shape[:2], -1)  # one, if it is a reward
-            told = (entries.mean(-1) * batch.weight).sum()
-            loss, metrics[f"{name}_loss"] = loss + weight * told, told.detach()
+            learnt = features[: len(batch.action)]
+            told, more = self.config.auxiliary.loss(network, learnt, batch.action, batch.told, batch.weight)
+            loss, metrics = loss + told, metrics | more
         return loss, metrics
 
     def state_dict(self) -> StateDict:
@@ -282,24 +264,6 @@ def _greedy(network: Network[Tensor], observation: Observation, state: State, is
     """Action of the highest value [B], and the state after the observation."""
     q, state = network.step(observation, state, is_first)
     return (q.argmax(-1), *state)
-
-
-def _told(name: str, rollout: Rollout) -> Tensor:
-    """What an auxiliary head should tell of each row, [L, N, ...]."""
-    if name == "reward":
-        return rollout.reward
-    observation = rollout.observation
-    assert isinstance(observation, Tensor)
-    successor = observation[1:].flatten(2)
-    return successor / 255 if successor.dtype == torch.uint8 else successor
-
-
-def _taken(network: Network[Tensor], name: str, features: Tensor, action: Tensor) -> Tensor:
-    """What an auxiliary head predicts for the action taken, [rows, N, ...]."""
-    assert network.auxiliary is not None
-    head = network.auxiliary[name]
-    assert isinstance(head, AuxiliaryHead)
-    return head.taken(head(features), action)
 
 
 def _q(network: Network[Tensor], observation: Observation, is_first: Tensor, state: State, start: int) -> Tensor:
@@ -330,14 +294,6 @@ def _split(rollout: Rollout, size: int, end: int | None) -> list[tuple[Observati
     return list(zip(observation, is_first, states, strict=True))
 
 
-def _observation_shape(spec: EnvSpec, config: AuxiliaryConfig) -> tuple[int, ...]:
-    """Of what the next observation is told as; ValueError if it cannot be."""
-    space = spec.observation_space
-    if config.next_observation and not isinstance(space, Box):
-        raise ValueError(f"agent.auxiliary.next_observation: {spec.id} observes {one_line(space)}; allowed: a Box")
-    return (prod(space.shape or ()),)
-
-
 def _check_parts(network: Network[Tensor], replay: ReplayBuffer, config: DQNConfig, spec: EnvSpec) -> None:
     """Raise ValueError for parts that do not go together."""
     check_causal(network)
@@ -345,9 +301,7 @@ def _check_parts(network: Network[Tensor], replay: ReplayBuffer, config: DQNConf
     num_values = network.probe(spec.observation_space).shape[-1]
     if num_values != num_actions:
         raise ValueError(f"the network gives {num_values} values, but env.id={spec.id} has {num_actions} actions")
-    for name, _ in config.told:
-        if network.auxiliary is None or name not in network.auxiliary.names:
-            raise ValueError(f"agent.auxiliary.{name}: the network has no auxiliary head of that name")
+    config.auxiliary.check(network, num_actions, spec)
     if has_batch_norm(network) and config.batch_size * (config.sequence_length - config.burn_in + config.double) == 1:
         raise ValueError(
             "agent.batch_size=1: batch norm can tell no deviation of one row; use at least 2, or another norm"

@@ -102,8 +102,8 @@ def _replaced(tree: Tree, path: tuple[str, ...], value: Value, name: str) -> Tre
         changes_kind = key == "kind" and "kind" in tree and tree["kind"] != value
         return {"kind": value} if changes_kind else {**tree, key: value}
     branch = tree.get(key)
-    if branch is None:
-        branch = {}
+    if branch is None or (rest == ["kind"] and not isinstance(branch, dict | list)):
+        branch = {}  # a number in place of a schedule goes when the schedule gets a kind
     if not isinstance(branch, dict):
         raise ConfigError(f"{name}={one_line(value)}: {key} is {one_line(branch)}, which has no fields")
     return {**tree, key: _replaced(branch, tuple(rest), value, name)}

@@ -13,6 +13,7 @@ from ..tasks import DataConfig, SupervisedConfig
 
 NonNegative = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(gt=0)]
+Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
 Threads = Annotated[int, Field(gt=0, le=1024)]  # torch crashes the process on numbers far beyond
 
 
@@ -75,7 +76,7 @@ class Settings(Config):
 
     seed: NonNegative = 0  # every random number of the run follows from it
     run_dir: str | None = None  # None names it after the preset and the seed, under runs/
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "cpu"  # auto is cuda if there is one
+    device: Device = "cpu"  # auto is cuda if there is one
     threads: Threads | None = None  # of torch on a CPU; None is 1 for a network of under a million parameters
     tracker: Literal["files", "wandb", "tensorboard"] = "files"  # local files are written in any case
     wandb: WandbConfig = WandbConfig()

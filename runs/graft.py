@@ -41,12 +41,12 @@ def transplanted(
     graft: GraftConfig, encoder: EncoderConfig, space: spaces.Space[Any], source: Encoder | None
 ) -> Encoder:
     """An encoder for `space` with the weights of `source`; without one, of a run whose weights are yet to be loaded."""
-    built = encoder.build(space)
-    if source is not None:
-        try:
+    try:
+        built = encoder.build(space)
+        if source is not None:
             load_weights("its encoder", built, source.state_dict())
-        except ValueError as error:
-            raise ValueError(f"graft.run={graft.run} does not fit {one_line(space)}: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"graft.run={graft.run} does not fit {one_line(space)}: {error}") from error
     return built
 
 

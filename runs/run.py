@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ..configs import Value, dump, override, presets, validate
+from ..configs import Value, dump, override, presets, suggest, validate
 from ..configs import load as load_tree
 from ..configs.yaml_text import one_line
 from ..engine import Agent, load_weights
@@ -281,6 +281,7 @@ def _resolve(
         if objects.names:
             raise ValueError(f"{label} has stages, which take no {objects.names[0]} from Python")
         stages = validate(StagesConfig, tree, label)
+        _refuse_new_stages(stages, label, overrides)
         directory = _directory(run_dir or stages.run_dir, name, stages.seed)
         return stages.model_copy(update={"run_dir": str(directory)}), directory
     config = run_config({**tree, "objects": list(objects.names)}, label)
@@ -322,6 +323,16 @@ def _run_stages(config: StagesConfig, directory: Path, *, quiet: bool) -> Run:
     # What comes too late for a stage still stops those after it.
     signal = last.signal if len(runs) == len(config.stages) else last.signal or last.late_signal
     return Run(last.config, directory, last.learner, last.step, last.evaluation, signal, stages=runs)
+
+
+def _refuse_new_stages(config: StagesConfig, label: str, overrides: Sequence[str]) -> None:
+    """Raise ValueError for an override of a stage that the preset has not, which would make one."""
+    known = load_tree(label).get("stages")
+    for name in config.stages:
+        if isinstance(known, dict) and name not in known:
+            wrong = next(each for each in overrides if each.startswith(f"stages.{name}"))
+            hint = suggest(name, known) or f"; there are {', '.join(known)}"
+            raise ValueError(f"{wrong}: {label} has no stage {name}{hint}")
 
 
 def _recorded_stages(run_dir: str | Path) -> StagesConfig | None:

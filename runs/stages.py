@@ -11,7 +11,7 @@ from pydantic import Field, JsonValue
 from ..configs import ConfigError, Tree
 from ..configs.config import Config
 from ..configs.suggest import suggest
-from .config import AnyRunConfig, NonNegative, RunConfig, TaskRunConfig, Threads, WandbConfig, run_config
+from .config import AnyRunConfig, Device, NonNegative, RunConfig, TaskRunConfig, Threads, WandbConfig, run_config
 
 _SHARED = {"seed", "device", "threads", "tracker", "wandb"}  # that every stage takes over, unless it says otherwise
 
@@ -34,7 +34,7 @@ class StagesConfig(Config):
     stages: Annotated[dict[str, dict[str, JsonValue]], Field(min_length=1)]  # configs of runs by name, in order
     seed: NonNegative = 0
     run_dir: str | None = None  # None names it after the preset and the seed, under runs/
-    device: str = "cpu"
+    device: Device = "cpu"
     threads: Threads | None = None
     tracker: Literal["files", "wandb", "tensorboard"] = "files"
     wandb: WandbConfig = WandbConfig()
@@ -46,6 +46,9 @@ class StagesConfig(Config):
         for name, own in self.stages.items():
             if not re.fullmatch(r"[\w-]+", name):
                 raise ValueError(f"stages.{name}: a stage's name is that of its directory: letters, digits, - and _")
+            if not {"env", "data"} & own.keys():  # a name mistyped in an override makes a stage of its own
+                hint = suggest(name, [other for other in self.stages if other != name])
+                raise ValueError(f"stages.{name}: has neither env, as an agent's run, nor data, as a task{hint}")
             if "run_dir" in own:
                 raise ValueError(f"stages.{name}.run_dir: a stage's directory is inside that of all, called as it is")
             tree: Tree = {**shared, **own, "run_dir": str(directory / name)}

@@ -121,7 +121,7 @@ def loss_of(config: HeadConfig, schema: HeadSchema) -> LossName:
     loss: LossName = config.loss or ("squared" if schema.is_regression else "cross_entropy")
     if loss not in allowed:
         kind = "numbers" if schema.is_regression else "classes"
-        raise ValueError(f"loss={loss}: the target {schema.target} is {kind}; allowed: {', '.join(allowed)}")
+        raise ValueError(f"loss={loss}: the target {schema.target} has {kind}; allowed: {', '.join(allowed)}")
     if loss == "binary" and len(schema.classes) != 2:
         raise ValueError(f"loss=binary: the target {schema.target} has {len(schema.classes)} classes, not 2")
     if config.label_smoothing and loss != "cross_entropy":

@@ -49,7 +49,7 @@ def task_config() -> TaskRunConfig:
         "data": {"name": "transitions:CartPole-v1", "samples": 200},
         "task": {
             "encoder": {"kind": "mlp", "hidden": [8], "norm": "batch", "dropout": 0.2},
-            "heads": {"change": {"given": "action"}, "terminated": {"batch_size": 17}},
+            "heads": {"change": {"given": "action"}, "terminated": {"batch_size": 25}},
             "batch_size": 32,
         },
         "epochs": 4,

@@ -174,11 +174,11 @@ def test_an_encoder_of_ones_own_is_trained_on_as_it_is_and_asked_for_again():
 def test_objects_that_a_task_has_no_use_for_are_refused_everywhere():
     train()
     for function in (gw.load, gw.evaluate, gw.resume):
-        with pytest.raises(ValueError, match="^env: was given in Python, but a task has no use for it$"):
+        with pytest.raises(ValueError, match=r"^env: was given in Python, but a task has no use for it$"):
             function("run", env=lambda: None)
-    with pytest.raises(ValueError, match="^env: was given in Python, but a task has no use for it$"):
+    with pytest.raises(ValueError, match=r"^env: was given in Python, but a task has no use for it$"):
         gw.train(config(), env=lambda: None, run_dir="other")
-    with pytest.raises(ValueError, match="^data: was given in Python, but an agent's run has no use for it$"):
+    with pytest.raises(ValueError, match=r"^data: was given in Python, but an agent's run has no use for it$"):
         gw.train("dqn/cartpole", data=(images(9), classes(images(9))), run_dir="other")
     assert not Path("other").exists()
 

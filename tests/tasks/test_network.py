@@ -78,8 +78,9 @@ def test_standardised_head_takes_its_units_from_the_data():
 
 def test_units_are_right_for_numbers_far_from_zero():
     head = Standardised(RegressionHead(F), ())
-    head.fit(torch.tensor([1e6, 1e6 + 1.0] * 5000))
-    assert head.std.item() == 0.5
+    head.fit(torch.tensor([1e6, 1e6, 1e6, 1e6 + 1.0] * 2501))
+    assert head.mean.item() == 1e6 + 0.25
+    assert head.std.item() == pytest.approx((3 / 16) ** 0.5, rel=1e-6)
 
 
 def test_units_belong_to_the_weights():

@@ -27,6 +27,7 @@ from graftwork.networks import (
     GRUConfig,
     LSTMConfig,
     MLPConfig,
+    Normalised,
     freeze,
 )
 from graftwork.tasks import (
@@ -334,7 +335,9 @@ def test_kernels_and_embeddings_are_penalised_too(make_task):
 def test_frozen_weights_are_not_penalised(make_task):
     task = make_task(config(penalty=PenaltyConfig(l1=1.0), heads={"class": HeadConfig(weight=0.0)}), table())
     freeze(task.network.encoder)
+    expected = task.network.heads["class"].linear.weight.detach().abs().sum()
     metrics = task.learner.learn(task.batches.next())
+    same(metrics["loss"], expected)
     assert metrics["gradient_norm"].item() == pytest.approx((4 * 5) ** 0.5)  # of the head's 4 x 5 weights, each 1
 
 
@@ -616,10 +619,10 @@ def test_batch_norm_on_sequences_is_refused(make_task, members):
 @pytest.mark.parametrize(
     ("head", "message"),
     [
-        (HeadConfig(target="value", loss="hinge"), "loss=hinge: the target value is numbers; allowed: squared, huber"),
+        (HeadConfig(target="value", loss="hinge"), "loss=hinge: the target value has numbers; allowed: squared, huber"),
         (
             HeadConfig(target="class", loss="huber"),
-            "loss=huber: the target class is classes; allowed: cross_entropy, hinge, binary",
+            "loss=huber: the target class has classes; allowed: cross_entropy, hinge, binary",
         ),
         (HeadConfig(target="class", loss="binary"), "loss=binary: the target class has 4 classes, not 2"),
         (
@@ -661,7 +664,7 @@ def test_an_encoder_of_ones_own_must_take_the_data():
 
 
 def test_an_encoder_of_ones_own_begins_with_its_weights():
-    encoder = MLP((IN,), (5,))
+    encoder = Normalised(MLP((IN,), (5,)), (IN,))  # in units of its own
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
     schema = schema_of({"value": table()}, {"value": "value"}, {"value": None})
     network = config().network(schema, Seeds(0), encoder, {"value": table()})
