@@ -59,11 +59,18 @@ class Encoder(nn.Module):
     def train(self, mode: bool = True) -> Self:
         """As of any module, but what is frozen stays in eval mode: no dropout there, and norm statistics stand still.
 
-        Frozen is a module all of whose parameters have requires_grad=False.
+        Frozen is a module, or a block, all of whose parameters have requires_grad=False.
         """
         super().train(mode)
-        if mode:
+        if mode and not all(parameter.requires_grad for parameter in self.parameters()):
             _rest_if_frozen(self)
+            modules = dict(self.named_modules())
+            for block in self.blocks():  # which may have dropout beside the layers that it is made of
+                members = [modules[name] for name in block if name in modules]
+                parameters = [parameter for module in members for parameter in module.parameters()]
+                if parameters and not any(parameter.requires_grad for parameter in parameters):
+                    for module in members:
+                        nn.Module.train(module, False)
         return self
 
 

@@ -194,16 +194,20 @@ class Recurrent(Encoder):
 
     def _zeros(self, batch_size: int) -> State:
         shape = (batch_size, self.num_layers * len(self._directions), self.hidden_size)
-        zeros = self.get_parameter("weight_hh_l0").new_zeros(shape)
+        zeros = self._weights("weight_hh_l0")[0].new_zeros(shape)
         return tuple(zeros.clone() for _ in range(self.num_states))
 
     def _passes(self) -> list[tuple[Tensor, ...]]:
         """weight_ih, weight_hh, bias_ih, bias_hh of each layer and direction, in torch's order."""
         return [
-            tuple(map(self.get_parameter, _names(layer, direction)))
+            self._weights(*_names(layer, direction))
             for layer in range(self.num_layers)
             for direction in self._directions
         ]
+
+    def _weights(self, *names: str) -> tuple[Tensor, ...]:
+        # Not get_parameter, which refuses what vmap puts in a parameter's place.
+        return tuple(getattr(self, name) for name in names)
 
     @abstractmethod
     def _fused(self, features: Tensor, state: State, weights: Sequence[Sequence[Tensor]]) -> tuple[Tensor, State]:

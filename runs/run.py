@@ -330,7 +330,7 @@ def _refuse_new_stages(config: StagesConfig, label: str, overrides: Sequence[str
     known = load_tree(label).get("stages")
     for name in config.stages:
         if isinstance(known, dict) and name not in known:
-            wrong = next(each for each in overrides if each.startswith(f"stages.{name}"))
+            wrong = next((each for each in overrides if each.startswith(f"stages.{name}")), f"stages.{name}")
             hint = suggest(name, known) or f"; there are {', '.join(known)}"
             raise ValueError(f"{wrong}: {label} has no stage {name}{hint}")
 

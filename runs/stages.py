@@ -46,9 +46,8 @@ class StagesConfig(Config):
         for name, own in self.stages.items():
             if not re.fullmatch(r"[\w-]+", name):
                 raise ValueError(f"stages.{name}: a stage's name is that of its directory: letters, digits, - and _")
-            if not {"env", "data"} & own.keys():  # a name mistyped in an override makes a stage of its own
-                hint = suggest(name, [other for other in self.stages if other != name])
-                raise ValueError(f"stages.{name}: has neither env, as an agent's run, nor data, as a task{hint}")
+            if not {"env", "data"} & own.keys():
+                raise ValueError(f"stages.{name}: has neither env, as an agent's run, nor data, as a task")
             if "run_dir" in own:
                 raise ValueError(f"stages.{name}.run_dir: a stage's directory is inside that of all, called as it is")
             tree: Tree = {**shared, **own, "run_dir": str(directory / name)}

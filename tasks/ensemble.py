@@ -60,8 +60,6 @@ class Ensemble(nn.Module):
         held = {f"network.{name}": getattr(self, flat) for name, flat in self._names.items()}
 
         def of_one(state: dict[str, Tensor]) -> Result:
-            for tensor in state.values():
-                tensor._is_param = True  # get_parameter, as of LSTMs, insists on it
             result: Result = functional_call(_Call(self._form[0], function), state, ())
             return result
 

@@ -331,3 +331,12 @@ def test_nothing_left_to_learn_is_said():
     learner.network.requires_grad_(False)
     with pytest.raises(ValueError, match=r"^nothing to update: every parameter is frozen \(requires_grad=False\)$"):
         learner.learn((batches.next(),))
+
+
+def test_dropout_of_frozen_blocks_rests_and_of_the_others_does_not():
+    encoder = MLPConfig(hidden=(8, 8), dropout=0.5).build(spaces.Box(-1, 1, (3,)))
+    freeze(encoder, 1)
+    encoder.train()
+    assert [module.training for module in encoder.layers if isinstance(module, nn.Dropout)] == [False, True]
+    freeze(encoder, 0)
+    assert all(module.training for module in encoder.layers.train())

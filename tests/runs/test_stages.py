@@ -327,8 +327,11 @@ def refused(line: str, *overrides: str) -> None:
         ("stages.player.env.id=Acrobot-v1", r"stages\.player\.graft\.run=run/source does not fit Box.*: "),
         ("stages.player.tracker=tensorbord", r"stages\.player\.tracker=tensorbord: must be .* mean tensorboard\?"),
         ("stages.player.run_dir=other", r"stages\.player\.run_dir: a stage's directory is inside that of all"),
-        ("stages.bak.epochs=1", r"stages\.bak: has neither env, .*, nor data, as a task; did you mean back\?$"),
-        ("stages.more={data: {name: digits}}", r"stages\.more\.epochs: required, but missing \(in mine\.yaml\)$"),
+        ("stages.bak.epochs=1", r"stages\.bak\.epochs=1: mine\.yaml has no stage bak; did you mean back\?$"),
+        (
+            "stages={more: {data: {name: digits}}}",
+            r"stages\.more: mine\.yaml has no stage more; there are source, player",
+        ),
         ("device=gpu", r"device=gpu: must match "),
         ("epochs=3", r"epochs=3: unknown field; allowed: device, run_dir, seed, stages, "),
         ("seed=-1", r"seed=-1: must be greater than or equal to 0 \(in mine\.yaml\)$"),
@@ -385,7 +388,7 @@ def test_the_command_fails_in_one_line_with_status_2(capsys):
 )
 def test_a_stage_is_asked_for_where_one_run_is_wanted(function: Callable[[str], object]):
     train()
-    with pytest.raises(ValueError, match="run has stages, each a run of its own: run/source, run/player, run/back$"):
+    with pytest.raises(ValueError, match=r"run has stages, each a run of its own: run/source, run/player, run/back$"):
         function("run")
     assert not Path("other").exists()
 
@@ -395,9 +398,9 @@ def test_what_stages_cannot_take_is_refused():
         gw.train("mine.yaml", run_dir="run", env=lambda: None)
     assert not Path("run").exists()
     train()
-    with pytest.raises(ValueError, match="^run has stages: resume one of them, such as run/source$"):
+    with pytest.raises(ValueError, match=r"^run has stages: resume one of them, such as run/source$"):
         gw.resume("run", "seed=2")
-    with pytest.raises(ValueError, match="^run_dir=run exists; `graftwork resume run` continues it"):
+    with pytest.raises(ValueError, match=r"^run_dir=run exists; `graftwork resume run` continues it"):
         train()
 
 
