@@ -52,7 +52,8 @@ def main() -> None:
         for stage in stages(directory):
             path = str(directory / stage)
             row = json.loads(command(["evaluate", path, "--episodes", str(arguments.episodes), "--json"]))
-            results.append({"seed": seed, **({"stage": stage} if stage else {}), **numbers(row), "seconds": seconds})
+            found = {**numbers(row), **along(directory / stage)}
+            results.append({"seed": seed, **({"stage": stage} if stage else {}), **found, "seconds": seconds})
             print(results[-1], file=sys.stderr, flush=True)
         return results
 
@@ -94,6 +95,13 @@ def numbers(row: dict[str, Any]) -> dict[str, object]:
         plain = {key: value for key, value in scores.items() if isinstance(value, float)}
         found |= {key if place == 0 else f"{head}_{key}": round(value, 5) for key, value in plain.items()}
     return found
+
+
+def along(directory: Path) -> dict[str, object]:
+    """How fast an agent learnt: the mean of its evaluations during training, as the area under its curve."""
+    rows = [json.loads(line) for line in (directory / "evaluations.jsonl").read_text().splitlines()]
+    returns = [row["mean"] for row in rows if "mean" in row]
+    return {"area": round(statistics.mean(returns), 2)} if returns else {}
 
 
 def spread(values: list[float]) -> tuple[float, ...]:

@@ -98,7 +98,7 @@ class RunConfig(Settings):
 class TaskRunConfig(Settings):
     """A supervised task on data."""
 
-    data: DataConfig
+    data: DataConfig = DataConfig()
     task: SupervisedConfig = SupervisedConfig()
     epochs: Positive  # passes over the training part
     evaluation: ValidationConfig = ValidationConfig()

@@ -26,18 +26,19 @@ Array = npt.NDArray[Any]
 Share = Annotated[float, Field(ge=0, lt=1)]
 NonNegative = Annotated[int, Field(ge=0)]
 
+GIVEN = "given"  # in Python, as data=...
 _TORCHVISION, _TRANSITIONS = "torchvision:", "transitions:"
 
 
 def _known(name: str) -> str:
-    if name in _BUNDLED or name.endswith(".npz") or re.match(rf"({_TORCHVISION}|{_TRANSITIONS})\w", name):
+    if name in (GIVEN, *_BUNDLED) or name.endswith(".npz") or re.match(rf"({_TORCHVISION}|{_TRANSITIONS})\w", name):
         return name
     allowed = f"{', '.join(_BUNDLED)}, a path that ends in .npz, {_TORCHVISION}NAME, or {_TRANSITIONS}ENV_ID"
     raise ValueError(f"{name!r} must be one of {allowed}{suggest(name, _BUNDLED)}")
 
 
 class DataConfig(Config):
-    name: Annotated[str, AfterValidator(_known)]  # digits, data.npz, torchvision:MNIST, transitions:CartPole-v1
+    name: Annotated[str, AfterValidator(_known)] = GIVEN  # digits, my.npz, torchvision:MNIST, transitions:CartPole-v1
     samples: Annotated[int, Field(gt=0)] = 10_000  # transitions that a random player makes
     root: str = "data"  # folder that torchvision finds its files in; nothing is ever downloaded
     classes: Annotated[tuple[NonNegative, ...], Field(min_length=2)] | None = None  # keep these, numbered anew from 0
@@ -64,6 +65,8 @@ def load(config: DataConfig) -> Dataset:
             dataset = _torchvision(config.name.removeprefix(_TORCHVISION), config.root)
         elif config.name.startswith(_TRANSITIONS):
             dataset = transitions(config.name.removeprefix(_TRANSITIONS), config.samples)
+        elif config.name == GIVEN:
+            raise ValueError(f"give the data in Python as data=..., or name some: {', '.join(_BUNDLED)} or a path.npz")
         else:
             dataset = _npz(Path(config.name))
     return chosen(dataset, config)
