@@ -39,6 +39,9 @@ from .config import TaskRunConfig
 from .graft import comes_to_learn_batch_norm, prepare, thawing, transplanted
 from .parts import Objects, Parts
 
+# Of the part that a run is judged by while it goes on; train/ is what the updates themselves tell.
+_TITLES = {"train": "training", "validation": "validation"}
+
 
 @dataclass(frozen=True)
 class Feed:
@@ -90,7 +93,7 @@ def build_task(config: TaskRunConfig, objects: Objects, source: Encoder | None) 
         title=f"{', '.join(schema.heads)} from {samples}, seed {config.seed}, {config.epochs:,} epochs",
         source=batches,
         learner=thawing(learner, network.encoder, config.graft, lambda: learner.step, epoch),
-        evaluator=Validation(learner, parts_of(feeds, part), part, epoch, config.evaluation.patience),
+        evaluator=Validation(learner, parts_of(feeds, part), _TITLES[part], epoch, config.evaluation.patience),
         steps=config.epochs * epoch,
         periods=Periods(config.log.period * epoch, config.evaluation.period * epoch, config.checkpoint.period * epoch),
         notes=[f"{num_parameters:,} parameters; a step is a sample, {epoch:,} of them an epoch"],

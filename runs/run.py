@@ -59,7 +59,8 @@ def train(
     config: a preset's name, a YAML file, or a config; overrides: "agent.discount=0.995" and the like. `env` makes
     one gymnasium environment, `wrapper` wraps one; `encoder` or `network` is trained on from the weights it has; `data`
     is what a task learns from: a Dataset, arrays (inputs, targets), or a torch data set of such pairs. A run with such
-    objects needs them again to be resumed or loaded. SIGINT and SIGTERM end it after the current update, saved.
+    objects needs them again to be resumed or loaded; data not to be loaded, but to be evaluated. SIGINT and SIGTERM end
+    it after the current update, saved.
 
     Raises ValueError in one line, before anything is written, for whatever is wrong.
     """

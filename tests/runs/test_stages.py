@@ -329,8 +329,8 @@ def refused(line: str, *overrides: str) -> None:
         ("stages.player.run_dir=other", r"stages\.player\.run_dir: a stage's directory is inside that of all"),
         ("stages.bak.epochs=1", r"stages\.bak\.epochs=1: mine\.yaml has no stage bak; did you mean back\?$"),
         (
-            "stages={more: {data: {name: digits}}}",
-            r"stages\.more: mine\.yaml has no stage more; there are source, player",
+            "stages={fresh: {data: {name: digits}}}",
+            r"stages\.fresh: mine\.yaml has no stage fresh; there are source",
         ),
         ("device=gpu", r"device=gpu: must match "),
         ("epochs=3", r"epochs=3: unknown field; allowed: device, run_dir, seed, stages, "),

@@ -514,6 +514,6 @@ def test_patience_without_a_validation_part_is_refused():
 
 def test_without_a_validation_part_the_training_part_is_looked_at():
     train("data.validation=0", "data.test=0")
-    assert {row["part"] for row in rows("run/evaluations.jsonl")} == {"train"}
+    assert {row["part"] for row in rows("run/evaluations.jsonl")} == {"training"}
     with pytest.raises(ValueError, match=r"^data\.test=0: there is no test part of images\.npz$"):
         gw.evaluate("run")
