@@ -46,8 +46,8 @@ class Normalised(Encoder):
         super().__init__()
         self.inner, self.shared = inner, shared
         self.out_features, self.is_causal = inner.out_features, inner.is_causal
-        self.register_buffer("mean", torch.zeros(*observation_shape))
-        self.register_buffer("std", torch.ones(*observation_shape))
+        self.register_buffer("mean", torch.zeros(tuple(observation_shape)))
+        self.register_buffer("std", torch.ones(tuple(observation_shape)))
 
     @torch.no_grad()
     def fit(self, inputs: Tensor) -> None:
