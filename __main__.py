@@ -154,7 +154,8 @@ def _conclude(run: "Run") -> None:
     program, directory = _program(), shlex.quote(str(run.run_dir))
     if run.signal is not None:
         name = signal.Signals(run.signal).name
-        _say(f"{name}: saved at step {run.step:,}; `{program} resume {directory}` continues")
+        where = f" of {[*run.stages][-1]}" if run.stages else ""
+        _say(f"{name}: saved at step {run.step:,}{where}; `{program} resume {directory}` continues")
         raise typer.Exit(128 + run.signal)
     print(f"run     {run.run_dir}")
     for name, stage in run.stages.items():
@@ -167,13 +168,21 @@ def _conclude(run: "Run") -> None:
         print(f"result  {run.evaluation}")
     from .runs import RunConfig
 
-    if isinstance(run.config, RunConfig):
-        episodes, longer = " --episodes 100", f"steps={2 * run.config.steps}"
-    else:
-        episodes, longer = "", f"epochs={2 * run.config.epochs}"
+    episodes = " --episodes 100" if isinstance(run.config, RunConfig) else ""
     print(f"\n{program} evaluate {directory}{episodes}")
-    print(f"{program} resume {directory} {longer}")
+    print(f"{program} resume {directory} {_longer(run)}")
     print(f"{program} report {directory}")
+
+
+def _longer(run: "Run") -> str:
+    """The override with which a resumed run goes on."""
+    from .runs import RunConfig
+
+    if isinstance(run.config, RunConfig):
+        return f"steps={2 * run.config.steps}"
+    if run.stopped_early and run.config.evaluation.patience is not None:
+        return f"evaluation.patience={2 * run.config.evaluation.patience}"
+    return f"epochs={2 * run.config.epochs}"
 
 
 def _program() -> str:

@@ -56,7 +56,7 @@ class AuxiliaryConfig(Config):
                 found.append(rollout.reward)
                 continue
             assert isinstance(rollout.observation, Tensor)
-            successor = rollout.observation[1:].flatten(2)
+            successor = rollout.observation[1:].reshape(*rollout.action.shape, -1)  # one, if it is a number
             found.append(successor / 255 if successor.dtype == torch.uint8 else successor)
         return found
 

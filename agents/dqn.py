@@ -302,11 +302,12 @@ def _check_parts(network: Network[Tensor], replay: ReplayBuffer, config: DQNConf
     if num_values != num_actions:
         raise ValueError(f"the network gives {num_values} values, but env.id={spec.id} has {num_actions} actions")
     config.auxiliary.check(network, num_actions, spec)
-    if has_batch_norm(network) and config.batch_size * (config.sequence_length - config.burn_in + config.double) == 1:
+    learnt_rows, is_recurrent = config.sequence_length - config.burn_in, bool(network.initial_state(1))
+    # Burn-in is a pass of its own.
+    if has_batch_norm(network) and config.batch_size * min(learnt_rows + config.double, config.burn_in or 2) == 1:
         raise ValueError(
             "agent.batch_size=1: batch norm can tell no deviation of one row; use at least 2, or another norm"
         )
-    learnt_rows, is_recurrent = config.sequence_length - config.burn_in, bool(network.initial_state(1))
     if config.burn_in and not is_recurrent:
         raise ValueError(f"agent.burn_in={config.burn_in}: only a recurrent encoder burns in; use 0")
     if is_recurrent and config.sequence_length < 2:

@@ -103,7 +103,8 @@ def _explain(model: type[Config], tree: Tree, path: FieldPath, alternatives: Seq
 
 
 def _rule(details: ErrorDetails) -> str:
-    return _RULES.get(details["type"]) or re.sub(r"^\w+ should ", "must ", details["msg"])
+    said = details["msg"].replace(" after validation", "")
+    return _RULES.get(details["type"]) or re.sub(r"^\w+ should ", "must ", said)
 
 
 def _words(details: ErrorDetails) -> list[str]:

@@ -28,7 +28,8 @@ class Recorded(Generic[NetworkT]):
 
     So the function must depend on network and inputs alone, and its operations on their form alone. Recorded is only
     what can be repeated blindly: inputs on the CPU, and networks of torch's modules and ours, without hooks. All else
-    stays eager. Another module, parameter or buffer in the network begins anew.
+    stays eager. Another module, parameter or buffer in the network begins anew; another number in a module (a dropout's
+    share) is not noticed.
     """
 
     def __init__(self, function: Callable[..., Outputs], network: NetworkT) -> None:

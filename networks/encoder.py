@@ -21,6 +21,7 @@ class Encoder(nn.Module):
     out_features: int
     rate_decay = 1.0  # each block learns at this share of the rate of the one after it, see freezing.parameter_groups
     is_causal = True  # features of a row depend on no later row; an agent cannot act on others
+    is_to_train = True  # the mode last asked for; `training` is False too while all of it is frozen
 
     def initial_state(self, batch_size: int) -> State:
         """State at the start of an episode, each [batch_size, ...], on the parameters' device."""
@@ -62,6 +63,7 @@ class Encoder(nn.Module):
         Frozen is a module, or a block, all of whose parameters have requires_grad=False.
         """
         super().train(mode)
+        self.is_to_train = mode
         if mode and not all(parameter.requires_grad for parameter in self.parameters()):
             _rest_if_frozen(self)
             modules = dict(self.named_modules())
@@ -70,17 +72,23 @@ class Encoder(nn.Module):
                 parameters = [parameter for module in members for parameter in module.parameters()]
                 if parameters and not any(parameter.requires_grad for parameter in parameters):
                     for module in members:
-                        nn.Module.train(module, False)
+                        _rest(module)
         return self
 
 
 def _rest_if_frozen(module: nn.Module) -> None:
     parameters = list(module.parameters())
     if parameters and not any(parameter.requires_grad for parameter in parameters):
-        nn.Module.train(module, False)
+        _rest(module)
     else:
         for child in module.children():
             _rest_if_frozen(child)
+
+
+def _rest(module: nn.Module) -> None:
+    """Eval mode, but not by `train`: nobody asked for it."""
+    for part in module.modules():
+        part.training = False
 
 
 def _rows(leaf: Tensor) -> Tensor:

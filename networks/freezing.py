@@ -30,7 +30,7 @@ def freeze(encoder: Encoder, what: Freeze = "all") -> None:
     frozen = _frozen(encoder, what)
     for name, parameter in encoder.named_parameters():
         parameter.requires_grad_(name not in frozen)
-    encoder.train(encoder.training)  # what is frozen goes to rest
+    encoder.train(encoder.is_to_train)  # what is frozen goes to rest, what no longer is wakes up
 
 
 def num_frozen_blocks(encoder: Encoder, what: Freeze, step: int, unfreeze_period: int) -> int:

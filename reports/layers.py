@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .records import Array, Record, TaskRecord
-from .style import GREY, INK, PALE, blank, count, heat_colours, plain, save, write_bar, write_title
+from .style import GREY, INK, PALE, blank, count, heat_colours, plain, save, signed_colours, write_bar, write_title
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _PREFIX = "train/"
-_STD, _ZEROS, _GRADIENT = "activation_std/", "activation_zeros/", "gradient_norm/"
+_MEAN, _STD, _ZEROS, _GRADIENT = "activation_mean/", "activation_std/", "activation_zeros/", "gradient_norm/"
 _MAX_LABELS = 60
 # Sub-modules that do not come in the order of their names: those before all others, and those after.
 _FIRST = ("encoder", "images", "embedding", "stem", "encoders", "inner")
@@ -24,29 +24,34 @@ _LAST = ("shortcut", "activation", "hidden", "dropout", "head", "log_variance")
 
 def has_layers(record: Record) -> bool:
     """Whether the run was asked to tell of its layers (log.layers), and has."""
-    return any(name.startswith(_PREFIX + _STD) for row in record.metrics for name in row)
+    return any(map(_tells, record.metrics))
 
 
 def draw_layers(record: Record, path: Path) -> None:
-    """Write the picture whole or not at all: over time, layers from the input down, how widely their outputs spread.
+    """Write the picture whole or not at all: over time, layers from the input down, and what was measured of each.
 
-    Beside it the share of outputs that are zero, and the norm of the gradient by all of a layer's parameters. What was
-    not measured is left grey. ValueError if there can be no such file.
+    Mean and deviation of their outputs, the share of outputs that are zero, and the norm of the gradient by all of a
+    layer's parameters. What was not measured is left grey. ValueError if there can be no such file.
     """
-    rows = [row for row in record.metrics if any(name.startswith(_PREFIX + _STD) for name in row)]
-    std, zeros = (_by_layer(rows, _PREFIX + what) for what in (_STD, _ZEROS))
-    gradient = _joined(_by_layer(rows, _PREFIX + _GRADIENT))
-    layers = in_order([*dict.fromkeys([*std, *zeros, *gradient])])
+    rows = [row for row in record.metrics if _tells(row)]
+    mean, std, zeros, norms = (_by_layer(rows, _PREFIX + what) for what in (_MEAN, _STD, _ZEROS, _GRADIENT))
+    maps = {
+        "mean of outputs": mean,
+        "standard deviation of outputs": std,
+        "share of outputs that are 0": zeros,
+        "gradient norm": _joined(norms),
+    }
+    maps = {name: values for name, values in maps.items() if values}  # of an ensemble, gradients alone
+    layers = in_order([*dict.fromkeys(layer for values in maps.values() for layer in values)])
     edges, time = np.array([0.0, *(row["step"] for row in rows)]), "environment steps"
     if isinstance(record, TaskRecord):
         edges, time = edges * record.evaluations[-1].epoch / record.evaluations[-1].step, "epochs"
     height = float(np.clip(0.2 * len(layers), 1.6, 13.0))
-    figure = blank(12.6 + 0.075 * max(map(len, layers)), height + 1.2)
-    axes = figure.subplots(1, 3, sharey=True)
-    maps = {"standard deviation of outputs": std, "share of outputs that are 0": zeros, "gradient norm": gradient}
+    figure = blank(4.2 * len(maps) + 0.075 * max(map(len, layers)), height + 1.2)
+    axes = figure.subplots(1, len(maps), sharey=True, squeeze=False)[0]
     for axis, (name, values) in zip(axes, maps.items(), strict=True):
         grid = np.stack([values.get(layer, np.full(len(rows), np.nan)) for layer in layers])
-        _draw_map(figure, axis, edges, grid, is_share=values is zeros)
+        _draw_map(figure, axis, edges, grid, is_share=values is zeros, is_signed=values is mean)
         write_title(axis, name)
         axis.set_xlabel(time, fontsize=10.5, color=GREY)
     every = -(-len(layers) // _MAX_LABELS)
@@ -55,14 +60,21 @@ def draw_layers(record: Record, path: Path) -> None:
     save(figure, path)
 
 
-def _draw_map(figure: "Figure", axis: "Axes", edges: Array, grid: Array, *, is_share: bool) -> None:
-    """edges: [M + 1], of time; grid: [layers, M], a share as it is, anything else by its logarithm."""
-    values = np.ma.masked_invalid(grid if is_share else _logarithms(grid))
+def _tells(row: Mapping[str, float]) -> bool:
+    """Whether a row of metrics is about layers: each of them has a gradient, and some an output."""
+    return any(name.startswith((_PREFIX + _STD, _PREFIX + _GRADIENT)) for name in row)
+
+
+def _draw_map(figure: "Figure", axis: "Axes", edges: Array, grid: Array, *, is_share: bool, is_signed: bool) -> None:
+    """edges: [M + 1], of time; grid: [layers, M], a share or a signed number as it is, others by their logarithm."""
+    is_log10 = not (is_share or is_signed)
+    values = np.ma.masked_invalid(_logarithms(grid) if is_log10 else grid)
     axis.set_facecolor(PALE)
-    low, high = (0.0, 1.0) if is_share else (None, None)
-    heights = np.arange(len(grid) + 1)
-    image = axis.pcolormesh(edges, heights, values, cmap=heat_colours(), vmin=low, vmax=high)
-    write_bar(figure, image, axis, is_log10=not is_share)
+    most = (float(np.abs(values).max()) or 1.0) if is_signed else 1.0
+    low, high = (None, None) if is_log10 else (-most if is_signed else 0.0, most)
+    heights, colours = np.arange(len(grid) + 1), signed_colours() if is_signed else heat_colours()
+    image = axis.pcolormesh(edges, heights, values, cmap=colours, vmin=low, vmax=high)
+    write_bar(figure, image, axis, is_log10=is_log10)
     axis.xaxis.set_major_formatter(lambda value, _: count(value))
     axis.locator_params(axis="x", nbins=5, integer=True)
     axis.spines[:].set_visible(False)
@@ -93,7 +105,7 @@ def _joined(norms: Mapping[str, Array]) -> dict[str, Array]:
     """Of each layer, the norm over all of its parameters."""
     squares: dict[str, Array] = {}
     for name, norm in norms.items():
-        layer = name.rpartition(".")[0] or name
+        layer = name.replace("__", ".").rpartition(".")[0] or name  # an ensemble's parameters have no dots
         squares[layer] = squares.get(layer, 0.0) + norm**2
     return {layer: np.sqrt(square) for layer, square in squares.items()}
 

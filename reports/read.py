@@ -10,9 +10,9 @@ from pydantic import ValidationError
 from ..configs import Tree, validate
 from ..configs import load as load_tree
 from ..runs.config import RunConfig, run_config
+from ..runs.resolve import read_schema
 from ..runs.session import CONFIG, SCHEMA
 from ..runs.stages import StagesConfig
-from ..tasks import Schema
 from ..training.trackers import EVALUATIONS, METRICS, read
 from .records import AgentRecord, AnyRecord, Played, Record, Scored, StagesRecord, TaskRecord
 
@@ -49,7 +49,7 @@ def _read_plain(path: Path, tree: Tree) -> Record:
     config = run_config(tree, str(path / CONFIG))
     if isinstance(config, RunConfig):
         return AgentRecord(path, config, _rows(path, Played, "steps"), _metrics(path))
-    evaluations, schema = _rows(path, Scored, "epochs"), _schema(path / SCHEMA)
+    evaluations, schema = _rows(path, Scored, "epochs"), read_schema(path / SCHEMA)
     for number, row in enumerate(evaluations, start=1):
         if missing := schema.heads.keys() - row.heads.keys():
             raise _altered(path, number, f"has no heads.{min(missing)}")
@@ -88,12 +88,3 @@ def _metrics(path: Path) -> tuple[dict[str, float], ...]:
         if "step" not in row:
             raise ValueError(f"{path / METRICS}: line {line} has no step; the file was altered")
     return numbers
-
-
-def _schema(path: Path) -> Schema:
-    try:
-        return Schema.model_validate_json(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"{path}: {error.strerror}; it says what the heads tell") from None
-    except ValueError as error:
-        raise ValueError(f"{path}: is no schema of a model; the file was altered") from error

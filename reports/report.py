@@ -32,6 +32,8 @@ class Report:
 def report(run_dirs: Sequence[str | Path], output: Path | None = None) -> Report:
     """Draw the curves of runs; of a single one also its confusion matrices and its layers, in its directory.
 
+    Those of a stage go into the stage's own.
+
     output: the picture of the curves; None is RUN/curve.png for one run, else curves.png. ValueError names a directory
     that is no run, or has no evaluation yet, before anything is drawn.
     """
@@ -39,8 +41,9 @@ def report(run_dirs: Sequence[str | Path], output: Path | None = None) -> Report
     only = records[0] if len(records) == 1 else None
     pictures = [output or (Path("curves.png") if only is None else only.run_dir / "curve.png")]
     draw_curves(records, pictures[0])
-    if only is not None and not isinstance(only, StagesRecord):
-        pictures += _draw_details(only)
+    if only is not None:
+        for each in only.stages.values() if isinstance(only, StagesRecord) else (only,):
+            pictures += _draw_details(each)
     stages = [record for record in records if isinstance(record, StagesRecord)]
     table = stage_table(stages) if stages else ""
     return Report(tuple(pictures), tuple(record.summary() for record in records), table)

@@ -144,6 +144,13 @@ def heat_colours() -> "Colormap":
     return LinearSegmentedColormap.from_list("heat", _HEAT)
 
 
+def signed_colours() -> "Colormap":
+    """White at zero, in the middle."""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    return LinearSegmentedColormap.from_list("signed", (COLOURS[1], "#ffffff", COLOURS[0]))
+
+
 def write_bar(
     figure: "Figure", image: "ScalarMappable", axis: "Axes", label: str = "", *, is_log10: bool = False
 ) -> None:

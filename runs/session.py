@@ -42,6 +42,7 @@ class Run:
     signal: int | None  # that stopped it before its end
     late_signal: int | None = None  # that came after its end, and stopped nothing
     stages: Mapping[str, "Run"] = field(default_factory=dict)  # by name, of a run that has some
+    stopped_early: bool = False  # by the validation loss, before all of its epochs
 
     @property
     def agent(self) -> Agent:
@@ -115,14 +116,7 @@ class Session:
             if loaded is None:
                 self._write(directory)  # first of all: from here on a killed run can be resumed
             elif Trainer.would_be_finished(self._as_of_now(loaded), loaded.step, parts.steps):
-                with fitting(loaded):
-                    parts.learner.load_state_dict(loaded.state["learner"])
-                longer = "steps" if isinstance(config, RunConfig) else "epochs"
-                reason = f"all {parts.steps:,} steps are done; a larger {longer}=... goes on"
-                if loaded.step < parts.steps:
-                    reason = f"it stopped early, at step {loaded.step:,} of {parts.steps:,}"
-                progress.line(f"nothing left to do: {reason}")
-                return Run(config, directory, parts.result(loaded.state), loaded.step, None, None)
+                return self._ended(directory, loaded, progress)
             listeners = self._listeners(directory, loaded, progress)
             trackers = Trackers(JsonlTracker(directory), listeners, warn=progress.line)
 
@@ -159,7 +153,30 @@ class Session:
                 trackers.close(exit_code)
         state = {"learner": parts.learner.state_dict(), "evaluator": parts.evaluator.state_dict()}
         result = parts.result(state)
-        return Run(config, directory, result, trainer.saved_step, trainer.evaluation, signal, late_signal)
+        is_early = trainer.is_finished and trainer.step < parts.steps
+        return Run(
+            config,
+            directory,
+            result,
+            trainer.saved_step,
+            trainer.evaluation,
+            signal,
+            late_signal,
+            stopped_early=is_early,
+        )
+
+    def _ended(self, directory: Path, loaded: checkpoint.Loaded, progress: Progress) -> Run:
+        """The run as it was left, at its end."""
+        config, parts, is_early = self._config, self._parts, loaded.step < self._parts.steps
+        with fitting(loaded):
+            parts.learner.load_state_dict(loaded.state["learner"])
+        longer = "steps" if isinstance(config, RunConfig) else "epochs"
+        reason = f"all {parts.steps:,} steps are done; a larger {longer}=... goes on"
+        if is_early:
+            reason = f"it stopped early, at step {loaded.step:,} of {parts.steps:,}; "
+            reason += "a larger evaluation.patience=... goes on"
+        progress.line(f"nothing left to do: {reason}")
+        return Run(config, directory, parts.result(loaded.state), loaded.step, None, None, stopped_early=is_early)
 
     def _as_of_now(self, loaded: checkpoint.Loaded) -> StateDict:
         """The state, over only if it is by the patience that the config has now."""

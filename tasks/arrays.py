@@ -1,6 +1,7 @@
 """Data sets made from what a user has: arrays, tensors, or torch's data sets."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 import gymnasium
@@ -69,6 +70,10 @@ def from_torch(dataset: MapDataset, *, space: gymnasium.Space[Any] | None = None
     """
     if not hasattr(dataset, "__len__") or not len(dataset):
         raise ValueError(f"data set {type(dataset).__name__}: must have a length, of at least 1")
+    if not hasattr(dataset, "__getitem__"):
+        raise ValueError(
+            f"data set {type(dataset).__name__}: must give the sample at an index, as data[0] (no DataLoader)"
+        )
     inputs: list[Array] = []
     labels: list[Array] = []
     for index in range(len(dataset)):
@@ -97,6 +102,8 @@ def as_dataset(data: Data) -> Dataset:
         if len(data) != 2:
             raise ValueError(f"data: must be a pair (inputs, targets), got {len(data)} values")
         return from_arrays(*data)
+    if isinstance(data, str | Path):
+        raise ValueError(f"data={data}: must be arrays or a data set; a file goes by its name, data.name={data}")
     return from_torch(data)
 
 

@@ -236,6 +236,8 @@ def _checked_target(name: str, target: Target, inputs: Tensor, inside: Tensor | 
     per_row = inside is not None and values.shape == inside.shape
     if values.ndim > 1 and not per_row:
         rows = "" if inside is None else f", or {list(inside.shape)} for a class of each row"
+        if inside is None and values.shape == inputs.shape[:2]:
+            rows = "; for a class of each row of a sequence give lengths, too"
         raise ValueError(f"{where}: the shape is {list(values.shape)}; classes must be [{len(inputs)}]{rows}")
     values = _checked(where, values, torch.int64, size, inside if per_row else None)
     return Target(values, size, target.names or tuple(map(str, range(size))))

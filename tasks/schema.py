@@ -2,25 +2,39 @@
 
 from collections.abc import Mapping
 from math import prod
-from typing import Any
+from typing import Annotated, Any, Self
 
 import numpy as np
 import torch
 from gymnasium import spaces
+from pydantic import Field, model_validator
 
 from ..configs.config import Config
 from ..spaces import leaves
 from .dataset import Dataset
 
+Positive = Annotated[int, Field(gt=0)]
+
+_MOST_ENTRIES = 2**31  # of a row that could be in memory: a schema that was altered must not make arrays beyond it
+
 
 class InputSchema(Config):
     """One row of input: as a Box of `shape`, or where `sizes` are given numbers of as many choices."""
 
-    shape: tuple[int, ...]
-    dtype: str  # uint8, int64 or float32
-    sizes: tuple[int, ...] = ()  # of the choices, flattened; none for quantities
+    shape: tuple[Positive, ...]
+    dtype: Annotated[str, Field(pattern=r"^(uint8|int64|float32)$")]
+    sizes: tuple[Positive, ...] = ()  # of the choices, flattened; none for quantities
     characters: str = ""  # of a text
     is_sequence: bool = False  # a sample is a sequence of such rows
+
+    @model_validator(mode="after")
+    def _is_of_a_space(self) -> Self:
+        entries = prod(self.shape)
+        if entries > _MOST_ENTRIES or len(self.sizes) not in (0, entries) or (self.dtype == "int64" and not self.sizes):
+            raise ValueError(f"shape={self.shape}, dtype={self.dtype}, sizes={self.sizes[:9]}: no inputs are like that")
+        if self.characters and (len(self.shape) != 1 or self.dtype != "int64"):
+            raise ValueError(f"characters={self.characters!r}: a text is a row of numbers of characters")
+        return self
 
     def space(self) -> spaces.Space[Any]:
         if self.characters:
@@ -45,10 +59,16 @@ class HeadSchema(Config):
 
     target: str
     classes: tuple[str, ...] = ()  # names; none for a regression
-    shape: tuple[int, ...] = ()  # of a regression's numbers
+    shape: tuple[Positive, ...] = ()  # of a regression's numbers
     per_row: bool = False  # of each row of a sequence, not of the whole
     given: str | None = None  # the target by whose class the head's predictions are told apart
-    choices: int = 0  # classes of that
+    choices: Annotated[int, Field(ge=0)] = 0  # classes of that
+
+    @model_validator(mode="after")
+    def _is_given_all_or_nothing(self) -> Self:
+        if (self.given is None) != (self.choices == 0):
+            raise ValueError(f"given={self.given}, choices={self.choices}: one needs the other")
+        return self
 
     @property
     def is_regression(self) -> bool:
@@ -57,7 +77,7 @@ class HeadSchema(Config):
 
 class Schema(Config):
     inputs: InputSchema
-    heads: dict[str, HeadSchema]
+    heads: Annotated[dict[str, HeadSchema], Field(min_length=1)]
 
     @property
     def observation_dtype(self) -> torch.dtype:

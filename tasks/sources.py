@@ -14,7 +14,7 @@ from gymnasium import spaces
 from pydantic import AfterValidator, Field, model_validator
 
 from ..configs.config import Config
-from ..configs.suggest import suggest
+from ..configs.suggest import nearest, suggest
 from ..spaces import one_line
 from ..training.seeding import Seeds
 from .arrays import MapDataset, from_arrays, from_torch, tensor
@@ -99,7 +99,9 @@ def divide(dataset: Dataset, config: DataConfig, seeds: Seeds) -> Splits:
 def _npz(path: Path) -> Dataset:
     arrays = _read_npz(path)
     if "inputs" not in arrays:
-        raise ValueError(f"has no array 'inputs'; it has {', '.join(arrays) or 'none'}{suggest('inputs', arrays)}")
+        near = nearest("inputs", arrays)
+        hint = f"; should {near} be called inputs?" if near else ""
+        raise ValueError(f"has no array 'inputs'; it has {', '.join(arrays) or 'none'}{hint}")
     inputs, lengths = arrays.pop("inputs"), arrays.pop("lengths", None)
     if not arrays:
         raise ValueError("has no target: beside 'inputs' and 'lengths' there must be an array for each")

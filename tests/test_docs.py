@@ -49,9 +49,9 @@ def prose(text: str) -> str:
     return re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)
 
 
-def small(config: str) -> tuple[str, ...]:
-    """Overrides that make a short run of a preset."""
-    tree = load(config)
+def small(config: str | gw.RunConfig | gw.TaskRunConfig) -> tuple[str, ...]:
+    """Overrides that make a short run of a preset, or of a config."""
+    tree = load(config) if isinstance(config, str) else config.model_dump(mode="json")
     if "task" in tree:
         transitions = str(tree["data"]["name"]).startswith("transitions:")
         return SMALL_TASK + (SMALL_TRANSITIONS if transitions else ())

@@ -310,6 +310,7 @@ def test_nothing_is_learnt_before_learning_starts_even_if_a_small_replay_is_full
 
 
 LSTM = LSTMConfig(hidden_size=5, inner=MLPConfig(hidden=(4,)))
+NORMED = MLPConfig(hidden=(4,), norm="batch")
 
 
 @pytest.mark.parametrize(
@@ -323,6 +324,11 @@ LSTM = LSTMConfig(hidden_size=5, inner=MLPConfig(hidden=(4,)))
         (
             {"encoder": LSTM, "sequence_length": 5, "burn_in": 2},
             "agent.sequence_length - agent.burn_in = 3 must be at least agent.train_period=4",
+        ),
+        ({"encoder": NORMED, "batch_size": 1, "double": False}, "agent.batch_size=1: batch norm can tell no deviation"),
+        (
+            {"encoder": LSTMConfig(inner=NORMED), "batch_size": 1, "sequence_length": 5, "burn_in": 1},
+            "agent.batch_size=1: batch norm can tell no deviation",
         ),
         ({"replay_capacity": 24}, "agent.replay_capacity=24 keeps 4 rows .* = 5 are needed"),
         ({"epsilon": 1.5}, r"must stay in \[0, 1\], got 1.5"),

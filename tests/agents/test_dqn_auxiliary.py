@@ -202,6 +202,23 @@ def test_bytes_are_told_as_shares_of_255(monkeypatch):
     assert agent.learn(rollout)["next_observation_loss"].item() == pytest.approx(weight * 0.02)
 
 
+def test_an_observation_of_one_number_is_told():
+    number = EnvSpec("Test-v0", spaces.Box(-1, 1, ()), A, 0, f"Discrete({A})")
+    agent = build({"next_observation": 1.0}, spec=number)
+    rollout = Rollout(
+        observation=torch.tensor([[0.5, 0.25]] * 2 + [[-0.5, 1.0]]),
+        is_first=torch.zeros(3, 2, dtype=torch.bool),
+        action=torch.zeros(2, 2, dtype=torch.int64),
+        log_prob=None,
+        reward=torch.zeros(2, 2),
+        terminated=torch.zeros(2, 2, dtype=torch.bool),
+        truncated=torch.zeros(2, 2, dtype=torch.bool),
+        state=(),
+    )
+    (told,) = agent.config.auxiliary.targets(rollout)
+    assert told.tolist() == [[[0.5], [0.25]], [[-0.5], [1.0]]]
+
+
 def test_acting_asks_no_auxiliary_head(experience, monkeypatch):
     agent = build(BOTH)
 

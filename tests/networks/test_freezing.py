@@ -149,9 +149,20 @@ def test_what_is_frozen_rests_while_the_others_train():
     assert norms == [False, False, True]
     freeze(encoder, 0)
     assert all(module.training for module in encoder.modules())
+    freeze(encoder, "all")
+    assert not any(module.training for module in encoder.modules())
+    freeze(encoder, 0)
+    assert all(module.training for module in encoder.modules())
     encoder.eval()
     freeze(encoder, 1)
     assert not any(module.training for module in encoder.modules())
+
+
+def test_part_of_what_is_frozen_wakes_up_by_itself():
+    encoder = LSTMConfig(hidden_size=4, inner=MLPConfig(hidden=(5,), norm="batch")).build(box(3)).train()
+    freeze(encoder, "all")
+    freeze(encoder.inner, 0)
+    assert all(module.training for module in encoder.inner.modules())
 
 
 @pytest.mark.parametrize("value", ["all", 0, 3, ["layers.0", "layers.4"]])

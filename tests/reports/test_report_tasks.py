@@ -297,13 +297,32 @@ def layer_rows(count: int, num_layers: int) -> list[dict[str, float]]:
 def test_layers_are_drawn_over_time(num_layers, tmp_path, figures):
     run = make_task(tmp_path / "a", losses=[1.0, 1.0], layers=layer_rows(2, num_layers))
     assert report([run]).pictures[-1] == run / "layers.png"
-    std, zeros, gradient = figures[".layers.tmp.png"].axes[:3]
+    mean, std, zeros, gradient = figures[".layers.tmp.png"].axes[:4]
     for axis, value in ((std, np.log10(2)), (zeros, 0.5), (gradient, np.log10(5))):  # 5: the norm over 3 and 4
         (mesh,) = axis.collections
         assert mesh.get_array().shape == (num_layers, 2)
         assert np.allclose(mesh.get_array(), value)
     assert std.get_xlim() == (0, 2)  # epochs
-    assert std.get_yticklabels()[0].get_text() == "encoder.layers.0"
+    assert mean.get_yticklabels()[0].get_text() == "encoder.layers.0"
+
+
+def test_means_of_layers_have_their_sign(tmp_path, figures):
+    first, second = layer_rows(2, 2)
+    second["train/activation_mean/encoder.layers.0"] = -3.0
+    report([make_task(tmp_path / "a", losses=[1.0, 1.0], layers=[first, second])])
+    (mesh,) = figures[".layers.tmp.png"].axes[0].collections
+    assert mesh.get_array().tolist() == [[1.0, -3.0], [None, None]]  # only the first tells of its mean
+    assert mesh.get_clim() == (-3.0, 3.0)  # white is zero
+
+
+def test_an_ensemble_has_gradients_alone(tmp_path, figures):
+    norms = [{name: value for name, value in row.items() if "gradient_norm/" in name} for row in layer_rows(2, 3)]
+    rows = [{name.replace(".", "__"): value for name, value in row.items()} for row in norms]
+    run = make_task(tmp_path / "a", losses=[1.0, 1.0], layers=rows)
+    assert report([run]).pictures[-1] == run / "layers.png"
+    gradient, _ = figures[".layers.tmp.png"].axes
+    assert gradient.collections[0].get_array().shape == (3, 2)  # weight and bias of a layer as one
+    assert gradient.get_yticklabels()[0].get_text() == "encoder.layers.0"
 
 
 def test_what_was_not_measured_is_left_out_and_no_gradient_is_the_lowest(tmp_path, figures):
@@ -312,7 +331,7 @@ def test_what_was_not_measured_is_left_out_and_no_gradient_is_the_lowest(tmp_pat
         del first[f"train/gradient_norm/encoder.layers.0.{name}"]  # frozen at first
         second[f"train/gradient_norm/encoder.layers.1.{name}"] = 0.0
     report([make_task(tmp_path / "a", losses=[1.0] * 3, layers=[first, second, third])])
-    gradient = figures[".layers.tmp.png"].axes[2].collections[0].get_array()
+    gradient = figures[".layers.tmp.png"].axes[3].collections[0].get_array()
     assert gradient.mask.tolist() == [[True, False, False], [False, False, False]]
     assert np.isfinite(gradient.compressed()).all()
 
@@ -351,7 +370,10 @@ def test_stages_are_compared_on_the_data_that_they_share(tmp_path, figures):
         "scratch  -             -       1      2 epochs so far  validation class accuracy 0.600",
         "later                          0      not yet",
     ]
-    assert str(made) == f"{made.table}\n\n{run / 'curve.png'}"
+    # A stage is a run, and its own pictures go where the run is.
+    pictures = [run / "curve.png", *(run / stage / "confusion.png" for stage in ("source", "frozen", "scratch"))]
+    assert list(made.pictures) == pictures
+    assert str(made) == "\n".join([f"{made.table}\n", *map(str, pictures)])
 
 
 def test_stages_of_several_seeds_are_grouped_stage_by_stage(tmp_path, figures):
@@ -456,8 +478,8 @@ def alter(run: Path, change: dict[str, Any] | None = None, without: str | None =
         (lambda run: alter(run, {"heads": {"class": {"accuracy": []}}}), "line 2 has no valid heads.class.accuracy"),
         (lambda run: alter(run, {"heads": {"class": {"confusion": [[1]]}}}), "heads.class.confusion has not 3 rows"),
         (lambda run: alter(run, {"heads": {"class": {}}}), "line 2: heads.class.confusion has not 3 rows of 3 classes"),
-        (lambda run: (run / "schema.json").unlink(), "schema.json: No such file or directory; it says what the heads"),
-        (lambda run: (run / "schema.json").write_text("{}"), "schema.json: is no schema of a model; the file was alt"),
+        (lambda run: (run / "schema.json").unlink(), "schema.json: No such file or directory; it says what the model"),
+        (lambda run: (run / "schema.json").write_text("{}"), "schema.json: tells no longer what the model takes and"),
         (lambda run: (run / "metrics.jsonl").write_text("{}\n"), "metrics.jsonl: line 1 has no step; the file was"),
         (lambda run: (run / "config.yaml").write_text("epochs: few\n"), "config.yaml"),
         (lambda run: (run / "config.yaml").write_text("stages: {}\n"), "stages"),

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from torch.utils.data import DataLoader
 
 import graftwork as gw
 from graftwork.__main__ import main
@@ -269,7 +270,10 @@ ARRAYS: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
         r"target 'kind': the shape is \[9\], but there are 60 inputs$",
     ),
     "no target": (lambda: {"inputs": np.zeros((N, 3))}, "has no target"),
-    "no inputs": (lambda: {"input": np.zeros((N, 3)), "kind": np.zeros(N)}, "has no array 'inputs'.*mean input?"),
+    "no inputs": (
+        lambda: {"input": np.zeros((N, 3)), "kind": np.zeros(N)},
+        "has no array 'inputs'.*should input be called inputs",
+    ),
     "text": (lambda: rows(kind=np.array(["a"] * N)), r"target 'kind': must be numbers, got <U1"),
     "objects": (lambda: rows(kind=np.array([{}] * N)), "holds Python objects, which could run code when read"),
     "complex": (lambda: rows(inputs=np.zeros((N, 3), complex)), "inputs: must be numbers, got complex128"),
@@ -321,10 +325,18 @@ def test_wrong_numbers_given_in_python_are_named(name):
     [
         ((np.zeros((N, 3)),), r"data: must be a pair \(inputs, targets\), got 1 values"),
         ([], "data set list: must have a length, of at least 1"),
+        (
+            "images.npz",
+            r"data=images\.npz: must be arrays or a data set; a file goes by its name, data\.name=images\.npz",
+        ),
+        (
+            DataLoader([(1.0, 0)]),
+            r"data set DataLoader: must give the sample at an index, as data\[0\] \(no DataLoader\)",
+        ),
         ([1, 2, 3], r"sample 0: must be a pair \(input, label\), got int"),
         ([(np.zeros(3), 0), (np.zeros(4), 1)], r"sample 1: its input is float64\[4\], that of sample 0 float64\[3\]"),
     ],
-    ids=["lone", "empty", "no pairs", "shapes"],
+    ids=["lone", "empty", "file", "loader", "no pairs", "shapes"],
 )
 def test_data_of_no_known_form_are_refused(data, line):
     with pytest.raises(ValueError, match=f"^{line}"):
@@ -377,6 +389,9 @@ def test_a_run_is_asked_only_for_what_it_has(capsys):
         ),
         (["resume", "run", "epochs=3", "task.encoder.hidden=[4]"], "checkpoint run/checkpoints/step_"),
         (["resume", "run", "epochs=3", "data.name=images.npz"], "checkpoint run/checkpoints/step_"),
+        (["resume", "run", "epochs=3", "data.name=digits"], "data.name=digits: a run keeps its data.name, rows.npz"),
+        (["resume", "run", "data.classes=[1]"], "data.classes=[1]: must have at least 2 items, not 1 (in"),
+        (["resume", "run", "epochs=3", "task.normalise=none"], "task.normalise=none: a run keeps its task.normalise"),
     ):
         before = {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()}
         assert main(arguments) == 2

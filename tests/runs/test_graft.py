@@ -1,5 +1,6 @@
 """Encoders that move from run to run: what is frozen stays to the bit, and the source is needed to begin with only."""
 
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -412,6 +413,17 @@ def test_an_encoder_comes_from_one_place(agent):
     refused(line, task(), "graft.run=source", encoder=gw.load_encoder("source"))
     network = gw.load("source").network
     refused(line, dqn(), "graft.run=source", network=network)
+
+
+def test_an_override_of_the_encoder_beside_a_graft_is_refused_for_it_would_do_nothing(agent):
+    graft = f"graft.run={agent}"
+    for make, override in (
+        (dqn, "agent.encoder.hidden=[4]"),
+        (task, "task.encoder={kind: mlp}"),
+        (task, "task.normalise=entry"),
+    ):
+        line = re.escape(f"{override}: the encoder is that of {graft}, as it was trained; leave this out")
+        refused(line, make(), graft, override)
 
 
 @pytest.mark.parametrize("make", [dqn, task], ids=["agent", "task"])

@@ -191,10 +191,9 @@ def test_a_signal_stops_a_stage_and_resume_goes_on(monkeypatch, capsys, referenc
         assert main(["train", "mine.yaml", "run_dir=run"]) == 128 + number
     last = capsys.readouterr().err.splitlines()[-1]
     # Five updates an epoch, of 8 samples but the last; ten are behind the first stage.
-    saved = {7: EPOCH + 16, 17: EPOCH + 16}[calls]
-    assert last == (
-        f"graftwork: {signal.Signals(number).name}: saved at step {saved}; `python -m graftwork resume run` continues"
-    )
+    saved, stage = EPOCH + 16, {7: "source", 17: "back"}[calls]
+    said = f"saved at step {saved} of {stage}; `python -m graftwork resume run` continues"
+    assert last == f"graftwork: {signal.Signals(number).name}: {said}"
     assert sorted(path.name for path in Path("run").iterdir() if path.is_dir()) == begun
     assert main(["resume", "run"]) == 0
     assert finals(digests("run")) == finals(reference)

@@ -17,6 +17,7 @@ from torch.utils.data import TensorDataset
 
 import graftwork as gw
 from graftwork.__main__ import main
+from graftwork.configs import dump
 from graftwork.networks import Encoder, MLPConfig
 from graftwork.runs import Run, RunConfig, TaskRunConfig
 from graftwork.runs.config import AnyRunConfig
@@ -244,12 +245,45 @@ def test_scoring_on_data_of_another_form_is_refused(data, line):
         gw.evaluate("run", data=data(x, classes(x)))
 
 
+def test_a_config_that_was_built_with_data_asks_for_them(capsys):
+    x = images(N)
+    run = gw.train(config(epochs=1), data=(x, classes(x)), run_dir="run", quiet=True)
+    with pytest.raises(ValueError, match=r"^config was built with its own data: pass data=\.\.\. again$"):
+        gw.train(run.config, run_dir="again")  # else it would learn from images.npz, which the config names
+    gw.train(run.config, data=(x, classes(x)), run_dir="again", quiet=True)
+    assert digests("again") == digests("run")
+    assert main(["train", "run/config.yaml", "run_dir=other"]) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last == "graftwork: run/config.yaml was built with its own data: pass data=... again"
+
+
 def test_data_to_be_scored_may_have_fewer_classes():
     x = images(N)
     gw.train(config(epochs=1), data=(x, classes(x)), run_dir="run", quiet=True)
     scores = gw.evaluate("run", data=(x, classes(x).clip(max=1))).heads["class"]
     assert scores.classes == ("0", "1", "2")
     assert sum(scores.confusion[2]) == 0
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ('"float32"', '"load"'),  # a name of torch's, but no type
+        ('"float32"', '"int64"'),  # numbers of how many choices?
+        ('"sizes": []', '"sizes": [3]'),
+        ('"characters": ""', '"characters": "ab"'),
+        (f" {SIDE}", " 1000000"),  # 8 TB a row
+        (f" {SIDE}", " -1"),
+        ('"choices": 0', '"choices": 4'),
+    ],
+)
+def test_a_schema_that_no_data_have_is_named(before, after):
+    train(epochs=1)
+    text = Path("run/schema.json").read_text()
+    assert before in text
+    Path("run/schema.json").write_text(text.replace(before, after))
+    with pytest.raises(ValueError, match=r"^run/schema\.json: tells no longer .*; the file was altered$"):
+        gw.load("run")
 
 
 @pytest.mark.parametrize("text", [b"{", b"\xff\xfe", b"{}"], ids=["cut", "binary", "empty"])
@@ -496,6 +530,18 @@ def test_a_run_that_stopped_early_is_finished():
         assert (again.step, again.signal) == (stopped.step, None)
         np.testing.assert_array_equal(again.model.predict(images(9)), stopped.model.predict(images(9)))
     assert digests("run") == before
+
+
+def test_a_run_that_stopped_early_is_told_how_to_go_on(capsys):
+    Path("stopping.yaml").write_text(dump(stopping()))
+    assert main(["train", "stopping.yaml", "run_dir=run"]) == 0
+    assert "resume run evaluation.patience=6" in capsys.readouterr().out
+    assert main(["resume", "run"]) == 0
+    out, err = capsys.readouterr()
+    assert "; a larger evaluation.patience=... goes on" in err
+    assert "resume run evaluation.patience=6" in out
+    assert gw.resume("run", quiet=True).stopped_early
+    assert not train(run_dir="whole", epochs=1).stopped_early
 
 
 def test_more_patience_goes_on_as_if_it_had_been_there_from_the_start():

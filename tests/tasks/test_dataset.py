@@ -197,6 +197,9 @@ def test_lengths_are_checked():
         sequences(inputs, labels, [2, 4])
     with pytest.raises(ValueError, match=r"classes must be \[3\], or \[3, 5\] for a class of each row"):
         sequences(inputs, labels[:, :4], [2, 4, 4])
+    rows = Target(labels, 4)
+    with pytest.raises(ValueError, match=r"classes must be \[3\]; for a class of each row of a sequence give lengths"):
+        Dataset(inputs, {"tag": rows}, spaces.Box(-1, 1, (T, D)))
     with pytest.raises(ValueError, match=r"inputs: the shape is \[3, 5\], must be \[N, T, 3\]"):
         Dataset(inputs[..., 0], {"t": Target(torch.zeros(3))}, BOX, torch.ones(3).long())
 

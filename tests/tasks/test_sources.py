@@ -189,7 +189,10 @@ def test_file_with_lengths_holds_sequences(tmp_path):
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"input": INPUTS, "kind": LABELS}, "has no array 'inputs'; it has input, kind; did you mean input?"),
+        (
+            {"input": INPUTS, "kind": LABELS},
+            "has no array 'inputs'; it has input, kind; should input be called inputs?",
+        ),
         ({}, "has no array 'inputs'; it has none"),
         ({"inputs": INPUTS}, "has no target: beside 'inputs' and 'lengths'"),
         ({"inputs": INPUTS, "kind": LABELS[:5]}, "target 'kind': the shape is [5], but there are 6 inputs"),
