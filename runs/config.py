@@ -1,8 +1,9 @@
 """Everything that defines a run."""
 
+import re
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from ..agents import AgentConfig
 from ..configs import ConfigError, Tree, validate
@@ -13,7 +14,15 @@ from ..tasks import DataConfig, SupervisedConfig
 
 NonNegative = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(gt=0)]
-Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
+
+
+def _device(name: str) -> str:
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
+        raise ValueError(f"{name!r} must be auto, cpu, cuda, or cuda:N for the N-th GPU, counted from 0")
+    return name
+
+
+Device = Annotated[str, AfterValidator(_device)]
 Threads = Annotated[int, Field(gt=0, le=1024)]  # torch crashes the process on numbers far beyond
 
 
