@@ -13,20 +13,13 @@ from .encoder import Encoder, State
 from .freezing import Freeze, Group, freeze, num_frozen_blocks, parameter_groups
 from .heads import (
     AuxiliaryHead,
-    BernoulliHead,
-    CategoricalHead,
     ClassHead,
     DuelingQHead,
     EmbeddingHead,
-    GaussianHead,
     Head,
     Heads,
-    MultiCategoricalHead,
-    PolicyValue,
-    PolicyValueHead,
     QHead,
     RegressionHead,
-    SquashedGaussianHead,
     ValueHead,
 )
 from .impala import Impala, ImpalaConfig
@@ -34,6 +27,15 @@ from .inception import Inception, InceptionConfig, InceptionNet, InceptionWidths
 from .mlp import MLP, MLPConfig
 from .network import Network, follow, mode
 from .normalised import Normalised, NormalisedConfig
+from .policy_heads import (
+    BernoulliHead,
+    CategoricalHead,
+    GaussianHead,
+    MultiCategoricalHead,
+    PolicyValue,
+    PolicyValueHead,
+    SquashedGaussianHead,
+)
 from .recurrent import GRU, LSTM, GRUConfig, LSTMConfig
 from .resnet import ResNet, ResNetConfig
 from .tokens import EmbeddingConfig, TokenEmbedding

@@ -8,14 +8,16 @@ from graftwork.networks.blocks import InitialisesItself
 from graftwork.networks.distributions import Bernoulli, Gaussian, MultiCategorical, SquashedGaussian
 from graftwork.networks.heads import (
     AuxiliaryHead,
-    BernoulliHead,
     ClassHead,
     DuelingQHead,
     EmbeddingHead,
-    GaussianHead,
     Heads,
-    MultiCategoricalHead,
     RegressionHead,
+)
+from graftwork.networks.policy_heads import (
+    BernoulliHead,
+    GaussianHead,
+    MultiCategoricalHead,
     SquashedGaussianHead,
 )
 
