@@ -56,7 +56,7 @@ clean:
 	@touch $@
 
 .venv/.demo: .venv/.made pyproject.toml constraints.txt
-	@$(INSTALL_PACKAGE) --editable .
+	@$(INSTALL_PACKAGE) --editable '.[data]'
 	@touch $@
 
 .venv/.test: .venv/.made pyproject.toml constraints.txt

@@ -52,7 +52,8 @@ def transplanted(
 
 def prepare(encoder: Encoder, graft: GraftConfig) -> None:
     """Freeze what the config says, and set the rates of the rest. ValueError names a layer that is not there."""
-    encoder.rate_decay = graft.rate_decay
+    if graft.rate_decay != 1.0:  # one from Python may have its own
+        encoder.rate_decay = graft.rate_decay
     if graft.freeze != 0:
         try:
             freeze(encoder, graft.freeze)

@@ -10,11 +10,14 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 from torch import Tensor
 
 import graftwork as gw
 from graftwork.networks import Encoder, MLPConfig
 from graftwork.runs import Run, RunConfig, TaskRunConfig
+from graftwork.runs.config import GraftConfig
+from graftwork.runs.graft import prepare
 from graftwork.training import checkpoint
 
 EPOCH = 60  # of 100 transitions: less 15 for validation and 25 to test on
@@ -476,3 +479,12 @@ def test_an_encoder_that_reads_the_future_is_refused_by_an_agent():
     encoder = {"kind": "lstm", "hidden_size": 3, "bidirectional": True, "inner": MLPConfig(hidden=(4,)).model_dump()}
     train(task(task={"encoder": encoder, "heads": {"terminated": {}}}), "source")
     refused("agent.encoder: an agent cannot act on the future", dqn(), "graft.run=source", *RECURRENT)
+
+
+def test_an_encoder_from_python_keeps_the_rate_decay_that_it_came_with():
+    encoder = MLPConfig(hidden=(4, 4)).build(spaces.Box(-1, 1, (3,)))
+    encoder.rate_decay = 0.5
+    prepare(encoder, GraftConfig())
+    assert encoder.rate_decay == 0.5
+    prepare(encoder, GraftConfig(rate_decay=0.9))
+    assert encoder.rate_decay == 0.9
