@@ -126,7 +126,7 @@ def checkpoints(run_dir: Path) -> list[Path]:
         (["dqn/cartpole", "agent.encoder.hidden=[8, true]"], "agent.encoder.hidden.1=true: must be an integer"),
         (["dqn/cartpole", "env.observe=[0, 9]"], r"env.observe=\[0, 9\]: must name entries from 0 to 3"),
         (["dqn/cartpole", "tracker=wanbd"], "tracker=wanbd: must be .*; did you mean wandb"),
-        (["dqn/cartpole", "device=gpu"], "device=gpu: .*cuda"),
+        (["dqn/cartpole", "device=gpu"], "device: .gpu. must be .*cuda"),
         (
             ["dqn/cartpole", LSTM, "agent.sequence_length=5", "agent.burn_in=5"],
             "agent.sequence_length=5 must exceed agent.burn_in=5",

@@ -331,7 +331,7 @@ def refused(line: str, *overrides: str) -> None:
             "stages={fresh: {data: {name: digits}}}",
             r"stages\.fresh: mine\.yaml has no stage fresh; there are source",
         ),
-        ("device=gpu", r"device=gpu: must match "),
+        ("device=gpu", r"device: .gpu. must be "),
         ("epochs=3", r"epochs=3: unknown field; allowed: device, run_dir, seed, stages, "),
         ("seed=-1", r"seed=-1: must be greater than or equal to 0 \(in mine\.yaml\)$"),
     ],
