@@ -10,7 +10,7 @@ from torch import nn
 from ..engine import Agent, Collector
 from ..envs import EVALUATION, TRAINING, GymnasiumEnvs, env_maker
 from ..envs.address import AnyEnv
-from ..networks import Encoder
+from ..networks import Encoder, has_batch_norm
 from ..training.evaluate import GreedyEvaluator
 from ..training.seeding import Seeds
 from ..training.trainer import Periods
@@ -52,10 +52,20 @@ def build_run(config: RunConfig, objects: Objects, source: Encoder | None) -> Pa
         evaluator=GreedyEvaluator(agent, evaluation_envs, config.evaluation.episodes),
         steps=config.steps,
         periods=Periods(config.log.period, config.evaluation.period, config.checkpoint.period),
-        notes=agent.notes(),
+        notes=[*agent.notes(), *_on_batch_norm(agent)],
         result=lambda state: agent,
         close=close,
     )
+
+
+def _on_batch_norm(agent: Agent) -> list[str]:
+    """A warning, where the network has some."""
+    if not has_batch_norm(agent.network):
+        return []
+    return [
+        "batch norm counts rows that the loss leaves out (fillers between episodes, environments at rest): "
+        "norm=layer, group or rms mixes no rows"
+    ]
 
 
 def build_envs(

@@ -536,3 +536,9 @@ def test_every_preset_builds(tmp_path, monkeypatch):
         if name != "dqn/lunarlander":  # needs the extra box2d
             with pytest.raises(Built):
                 gw.train(name, run_dir=tmp_path / name)
+
+
+@pytest.mark.parametrize(("norm", "is_told"), [("batch", True), ("layer", False)])
+def test_batch_norm_in_an_agent_is_warned_of(tmp_path, capsys, norm, is_told):
+    gw.train("dqn/cartpole", *TINY, f"agent.encoder.norm={norm}", run_dir=tmp_path / "run", quiet=True)
+    assert ("batch norm counts rows that the loss leaves out" in capsys.readouterr().err) == is_told
