@@ -160,7 +160,8 @@ def evaluate(
     """Greedy returns of the newest good checkpoint on fresh episodes; of a task, its model's scores on the test part.
 
     None of the episodes was seen in training or in its evaluations. seed: None takes the run's; the same seed gives the
-    same episodes. A task has no use for `episodes` and `seed`.
+    same episodes. A task has no use for `episodes` and `seed`; its `data` are divided as in training, and the test part
+    of them is scored.
     """
     if episodes < 1:
         raise ValueError(f"episodes={episodes}: must be at least 1")

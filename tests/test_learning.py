@@ -23,6 +23,25 @@ def test_preset_reaches_its_return(preset: str, threshold: float, seed: int, tmp
     assert evaluation.mean >= threshold
 
 
+@pytest.mark.parametrize("seed", [20, 21, 22])
+@pytest.mark.parametrize(
+    ("preset", "threshold"),
+    [("supervised/digits-mlp", 0.955), ("supervised/digits-resnet", 0.95), ("multitask/digits", 0.955)],
+)
+def test_preset_reaches_its_accuracy(preset: str, threshold: float, seed: int, tmp_path: Path) -> None:
+    gw.train(preset, seed=seed, run_dir=tmp_path / "run", quiet=True)
+    assert gw.evaluate(tmp_path / "run").heads["class"].accuracy >= threshold
+
+
+def test_a_graft_is_ahead_of_scratch_at_first(tmp_path: Path) -> None:
+    ahead = []
+    for seed in (20, 21, 22):
+        gw.train("transfer/digits", seed=seed, run_dir=tmp_path / str(seed), quiet=True)
+        finetuned, scratch = (gw.evaluate(tmp_path / str(seed) / stage) for stage in ("finetuned", "scratch"))
+        ahead.append(finetuned.heads["class"].accuracy - scratch.heads["class"].accuracy)
+    assert sum(ahead) / len(ahead) > 0.05  # .14 over seeds 0 to 4
+
+
 @pytest.mark.parametrize("seed", [20, 21])
 def test_without_a_memory_hidden_velocities_stay_unsolved(seed: int, tmp_path: Path) -> None:
     memoryless = ["agent.encoder.kind=mlp", "agent.sequence_length=1", "agent.burn_in=0"]
