@@ -83,7 +83,7 @@ def gradient_check(
     def value() -> Tensor:
         for buffer, before in buffers:
             buffer.copy_(before)
-        torch.manual_seed(seed)
+        torch.manual_seed(seed)  # inside _forked, which puts the caller's stream back
         result = loss(network, batch)
         return result[0] if isinstance(result, tuple) else result
 

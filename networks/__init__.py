@@ -11,6 +11,7 @@ from .conv import Conv, ConvConfig, ConvLayer
 from .distributions import Bernoulli, Categorical, Gaussian, MultiCategorical, SquashedGaussian
 from .encoder import Encoder, State
 from .freezing import Freeze, Group, freeze, num_frozen_blocks, parameter_groups
+from .gru import GRU, GRUConfig
 from .heads import (
     AuxiliaryHead,
     ClassHead,
@@ -24,6 +25,7 @@ from .heads import (
 )
 from .impala import Impala, ImpalaConfig
 from .inception import Inception, InceptionConfig, InceptionNet, InceptionWidths
+from .lstm import LSTM, LSTMConfig
 from .mlp import MLP, MLPConfig
 from .network import Network, follow, mode
 from .normalised import Normalised, NormalisedConfig
@@ -36,7 +38,6 @@ from .policy_heads import (
     PolicyValueHead,
     SquashedGaussianHead,
 )
-from .recurrent import GRU, LSTM, GRUConfig, LSTMConfig
 from .resnet import ResNet, ResNetConfig
 from .tokens import EmbeddingConfig, TokenEmbedding
 from .torchvision_names import load_torchvision

@@ -1,17 +1,16 @@
-"""LSTM and GRU over any inner encoder, with explicit state and episode resets inside a sequence."""
+"""What LSTM and GRU share: layers over any inner encoder, explicit state, episode resets inside a sequence."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Self
 
 import torch
-from gymnasium import spaces
 from pydantic import model_validator
 from torch import Tensor, nn
 
 from ..configs.config import Config
 from ..spaces import Observation, first_leaf
-from .blocks import FORGET_GATE_BIAS, Positive, Share
+from .blocks import Positive, Share
 from .encoder import Encoder, State
 from .mlp import MLPConfig
 
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from . import EncoderConfig
 
 
-class _RecurrentConfig(Config):
+class RecurrentConfig(Config):
     hidden_size: Positive = 64  # units of each layer, in each direction
     num_layers: Positive = 1
     dropout: Share = 0.0  # of what one layer hands to the next, while learning
@@ -33,34 +32,6 @@ class _RecurrentConfig(Config):
                 f"dropout={self.dropout} is between layers, and num_layers=1: take 2 or more, or set inner.dropout"
             )
         return self
-
-
-class LSTMConfig(_RecurrentConfig):
-    kind: Literal["lstm"] = "lstm"
-    forget_gate_bias: float = FORGET_GATE_BIAS  # at first; 2 keeps for long, 1 is sooner at differences of single steps
-
-    def build(self, space: spaces.Space[Any]) -> "LSTM":
-        return LSTM(
-            self.inner.build(space),
-            self.hidden_size,
-            self.num_layers,
-            self.forget_gate_bias,
-            dropout=self.dropout,
-            bidirectional=self.bidirectional,
-        )
-
-
-class GRUConfig(_RecurrentConfig):
-    kind: Literal["gru"] = "gru"
-
-    def build(self, space: spaces.Space[Any]) -> "GRU":
-        return GRU(
-            self.inner.build(space),
-            self.hidden_size,
-            self.num_layers,
-            dropout=self.dropout,
-            bidirectional=self.bidirectional,
-        )
 
 
 class Recurrent(Encoder):
@@ -223,66 +194,3 @@ class Recurrent(Encoder):
 
 def _names(layer: int, direction: str) -> list[str]:
     return [f"{name}_l{layer}{direction}" for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
-
-
-class LSTM(Recurrent):
-    """Long short-term memory (Hochreiter & Schmidhuber 1997, with the forget gate of Gers et al. 2000)."""
-
-    num_gates, num_states = 4, 2
-
-    def __init__(
-        self,
-        inner: Encoder,
-        hidden_size: int,
-        num_layers: int = 1,
-        forget_gate_bias: float = FORGET_GATE_BIAS,
-        *,
-        dropout: float = 0.0,
-        bidirectional: bool = False,
-    ) -> None:
-        self._forget_gate_bias = forget_gate_bias
-        super().__init__(inner, hidden_size, num_layers, dropout=dropout, bidirectional=bidirectional)
-
-    def initialise_own_weights(self, generator: torch.Generator) -> None:
-        super().initialise_own_weights(generator)
-        with torch.no_grad():
-            for _, _, bias_ih, _ in self._passes():
-                bias_ih[self.hidden_size : 2 * self.hidden_size].fill_(self._forget_gate_bias)
-
-    def _fused(self, features: Tensor, state: State, weights: Sequence[Sequence[Tensor]]) -> tuple[Tensor, State]:
-        hidden, cell = (part.transpose(0, 1).contiguous() for part in state)
-        flat = [weight for each in weights for weight in each]
-        num_layers, train = len(weights) // len(self._directions), torch.is_grad_enabled()
-        output, hidden, cell = torch.lstm(
-            features, (hidden, cell), flat, True, num_layers, 0.0, train, self.bidirectional, False
-        )
-        return output, (hidden.transpose(0, 1), cell.transpose(0, 1))
-
-    def _cell(self, projected: Tensor, state: State, weight_hh: Tensor, bias_hh: Tensor) -> State:
-        hidden, cell = state
-        gates = torch.addmm(projected, hidden, weight_hh.t()) + bias_hh
-        input_, forget, candidate, output = gates.chunk(4, 1)
-        cell = forget.sigmoid() * cell + input_.sigmoid() * candidate.tanh()
-        return output.sigmoid() * cell.tanh(), cell
-
-
-class GRU(Recurrent):
-    """Gated recurrent unit (Cho et al. 2014, in torch's form: the reset gate acts after the recurrent product)."""
-
-    num_gates, num_states = 3, 1
-
-    def _fused(self, features: Tensor, state: State, weights: Sequence[Sequence[Tensor]]) -> tuple[Tensor, State]:
-        hidden = state[0].transpose(0, 1).contiguous()
-        flat = [weight for each in weights for weight in each]
-        num_layers, train = len(weights) // len(self._directions), torch.is_grad_enabled()
-        output, hidden = torch.gru(features, hidden, flat, True, num_layers, 0.0, train, self.bidirectional, False)
-        return output, (hidden.transpose(0, 1),)
-
-    def _cell(self, projected: Tensor, state: State, weight_hh: Tensor, bias_hh: Tensor) -> State:
-        (hidden,) = state
-        recurrent = nn.functional.linear(hidden, weight_hh, bias_hh)
-        reset_x, update_x, new_x = projected.chunk(3, 1)
-        reset_h, update_h, new_h = recurrent.chunk(3, 1)
-        update = (update_x + update_h).sigmoid()
-        candidate = (new_x + (reset_x + reset_h).sigmoid() * new_h).tanh()
-        return (candidate + update * (hidden - candidate),)

@@ -3,13 +3,14 @@
 from .arrays import Data, as_dataset, from_arrays, from_torch
 from .batches import Batches, MultiBatches, Samples
 from .config import HeadConfig, PenaltyConfig, SupervisedConfig, loss_of
-from .dataset import Dataset, Splits, Target, split
+from .dataset import Dataset, Target
 from .ensemble import Ensemble
 from .model import Model
 from .network import TaskNetwork
 from .schema import Schema, schema_of
 from .scores import ClassScores, NumberScores, Scores
 from .sources import DataConfig, chosen, divide, load, splits
+from .splits import Splits, split
 from .supervised import Supervised, targets_of
 from .validation import Part, Validation, chosen_weights, score
 

@@ -19,7 +19,8 @@ from ..spaces import one_line
 from ..training.seeding import Seeds
 from .arrays import MapDataset, from_arrays, from_torch, tensor
 from .augment import AugmentConfig
-from .dataset import Dataset, Splits, Target, split
+from .dataset import Dataset, Target
+from .splits import Splits, split
 from .transitions import transitions
 
 Array = npt.NDArray[Any]

@@ -6,6 +6,7 @@ or, in fractions, epochs, as its config says.
 
 import math
 import sys
+from abc import abstractmethod
 from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field
@@ -16,8 +17,8 @@ Positive = Annotated[float, Field(gt=0)]
 
 
 class _Schedule(Config):
-    def at(self, step: float) -> float:
-        raise NotImplementedError
+    @abstractmethod
+    def at(self, step: float) -> float: ...
 
     def extremes(self) -> list[float]:
         """Values that all others lie between; of a monotone schedule, its ends."""

@@ -1,9 +1,13 @@
-"""Experience to learn from, without an environment."""
+"""Experience to learn from, without an environment, and what recorded updates are held to."""
+
+from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
 
-from graftwork.engine import Rollout
+from graftwork.agents import DQN
+from graftwork.engine import Rollout, recorded
 
 F, A = 3, 7  # features of an observation, actions
 
@@ -53,3 +57,24 @@ def experience():
 @pytest.fixture
 def part():
     return rows_of
+
+
+@pytest.fixture
+def expect_recorded_like_eager(monkeypatch):
+    """Of an agent made anew by `make`, after as many calls to learn: the same bits, weights and metrics, either way."""
+
+    def expect(make: Callable[[], DQN], calls: int, rows: int, columns: int) -> None:
+        learnt = []
+        for eager_first in (3, float("inf")):
+            monkeypatch.setattr(recorded, "_EAGER_FIRST", eager_first)
+            agent, rollout, metrics = make(), random_experience(calls * rows, columns), []
+            for call in range(calls):
+                state = tuple(torch.full_like(each, call / calls) for each in agent.initial_state(columns))
+                metrics.append(agent.learn(replace(rows_of(rollout, call * rows, rows), state=state)))
+            recordings = agent._update._gradients._flat._recordings.values()
+            assert all(recordings)
+            assert bool(recordings) == (eager_first == 3)
+            learnt.append((agent.network.state_dict(), agent.target.state_dict(), metrics))
+        torch.testing.assert_close(learnt[0], learnt[1], rtol=0, atol=0)
+
+    return expect

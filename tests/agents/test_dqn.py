@@ -9,7 +9,7 @@ from gymnasium.spaces import Box
 from torch import Tensor, nn
 
 from graftwork.agents import DQN, DQNConfig
-from graftwork.engine import Rollout, Sample, recorded
+from graftwork.engine import Rollout, Sample
 from graftwork.envs import EnvSpec
 from graftwork.networks import Encoder, LSTMConfig, MLPConfig
 from graftwork.training.schedules import Linear
@@ -211,21 +211,8 @@ RECURRENT = {
     [{}, {"double": False, "loss": "squared", "sequence_length": 2}, {"target_rate": 0.1}, RECURRENT],
     ids=["mlp", "squared", "soft-target", "lstm"],
 )
-def test_recorded_updates_come_to_the_bits_of_eager_ones(experience, part, monkeypatch, fields):
-    learnt = []
-    for eager_first in (3, float("inf")):
-        monkeypatch.setattr(recorded, "_EAGER_FIRST", eager_first)
-        agent = build(**fields, updates=2, target_period=40)
-        rollout = experience(30 * T, B)
-        metrics = []
-        for call in range(30):
-            state = tuple(torch.full_like(each, call / 30) for each in agent.initial_state(B))
-            metrics.append(agent.learn(replace(part(rollout, call * T, T), state=state)))
-        recordings = agent._update._gradients._flat._recordings.values()
-        assert all(recordings)
-        assert bool(recordings) == (eager_first == 3)
-        learnt.append((weights(agent.network), weights(agent.target), metrics))
-    torch.testing.assert_close(learnt[0], learnt[1], rtol=0, atol=0)
+def test_recorded_updates_come_to_the_bits_of_eager_ones(expect_recorded_like_eager, fields):
+    expect_recorded_like_eager(lambda: build(**fields, updates=2, target_period=40), 30, T, B)
 
 
 def test_the_target_is_always_in_eval_mode_and_without_gradients(experience):

@@ -12,7 +12,7 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from graftwork.agents import DQN, DQNConfig
-from graftwork.engine import Rollout, Sample, recorded
+from graftwork.engine import Rollout, Sample
 from graftwork.envs import EnvSpec
 from graftwork.losses import huber
 from graftwork.networks import AuxiliaryHead, Heads, LSTMConfig, MLPConfig, Network, QHead, RegressionHead
@@ -256,20 +256,8 @@ def test_weights_of_zero_leave_no_trace(experience, part):
     [{}, {"double": False, "sequence_length": 2}, {"target_rate": 0.1, "max_gradient_norm": 0.5}, RECURRENT],
     ids=["mlp", "squared", "soft-target", "lstm"],
 )
-def test_recorded_updates_come_to_the_bits_of_eager_ones(experience, part, monkeypatch, fields):
-    learnt = []
-    for eager_first in (3, float("inf")):
-        monkeypatch.setattr(recorded, "_EAGER_FIRST", eager_first)
-        agent = build(BOTH, **fields, updates=2)
-        rollout, metrics = experience(20 * T, B), []
-        for call in range(20):
-            state = tuple(torch.full_like(each, call / 20) for each in agent.initial_state(B))
-            metrics.append(agent.learn(replace(part(rollout, call * T, T), state=state)))
-        recordings = agent._update._gradients._flat._recordings.values()
-        assert all(recordings)
-        assert bool(recordings) == (eager_first == 3)
-        learnt.append((weights(agent.network), weights(agent.target), metrics))
-    torch.testing.assert_close(learnt[0], learnt[1], rtol=0, atol=0)
+def test_recorded_updates_come_to_the_bits_of_eager_ones(expect_recorded_like_eager, fields):
+    expect_recorded_like_eager(lambda: build(BOTH, **fields, updates=2), 20, T, B)
 
 
 @pytest.mark.parametrize("target_rate", [1.0, 0.25], ids=["hard", "soft"])

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from graftwork.tasks.dataset import Dataset, Target, split
+from graftwork.tasks.dataset import Dataset, Target
+from graftwork.tasks.splits import split
 
 N, D, T = 7, 3, 5
 BOX = spaces.Box(-np.inf, np.inf, (D,), np.float32)
