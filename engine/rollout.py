@@ -14,12 +14,13 @@ class Rollout:
 
     observation: Observation  # [T+1, B, *obs]
     is_first: Tensor  # [T+1, B] bool, observation[t] starts an episode
-    action: Tensor  # [T, B]
+    action: Tensor  # [T, B], or [T, B, D] for D branches
     log_prob: Tensor | None  # [T, B] under the behaviour policy, None where no learner asks for it
     reward: Tensor  # [T, B]
     terminated: Tensor  # [T, B] bool
     truncated: Tensor  # [T, B] bool
     state: State  # recurrent state before observation[0], each [B, ...]
+    action_mask: Tensor | None = None  # [T+1, B, A] or [T+1, B, D, A] bool, the legal actions; None where all always are
 
     @property
     def valid(self) -> Tensor:

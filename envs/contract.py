@@ -23,8 +23,11 @@ class EnvSpec:
     id: str
     observation_space: gymnasium.Space[Any]  # the environment's own; spaces.leaves says what it looks like as tensors
     num_actions: int | None  # None unless the action space is Discrete
-    action_start: int  # the environment's number for action 0
+    action_start: int | tuple[int, ...]  # the environment's number for action 0, of each branch if there are branches
     action_space: str  # as gymnasium prints it, for messages
+    branches: tuple[int, ...] | None = None  # actions of each branch; None unless the action space is MultiDiscrete
+    has_action_mask: bool = False  # each row says which actions are legal
+    frame_stack: int = 1  # frames along axis 0 of each leaf of an observation, oldest first
 
     def discrete(self, agent: str) -> int:
         """Number of actions; ValueError if the action space is not discrete."""
@@ -43,6 +46,7 @@ class EnvStep(NamedTuple):
     terminated: Tensor  # [B] bool
     truncated: Tensor  # [B] bool
     is_first: Tensor  # [B] bool, the observation starts an episode (or the environment rests between two)
+    action_mask: Tensor | None = None  # [B, A] or [B, D branches, A] bool, legal actions: one at least, of each branch
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,7 @@ class VectorEnv(Protocol):
         """Begin the next episode of every environment, or the one of that index; each has an address of its own."""
 
     def step(self, action: Tensor) -> EnvStep:
-        """One step of every environment. action: [B]."""
+        """One step of every environment. action: [B], or [B, D] for D branches."""
 
     def finished(self) -> list[Episode]:
         """Episodes that ended since the last call, in order of ending, then of environment."""
