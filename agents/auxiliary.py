@@ -31,15 +31,19 @@ class AuxiliaryConfig(Config):
         """Of the heads that there are."""
         return {name: weight for name, weight in self if weight}
 
-    def heads(self, in_features: int, num_actions: int, spec: EnvSpec) -> Heads[Tensor] | None:
+    def heads(self, in_features: int, spec: EnvSpec) -> Heads[Tensor] | None:
         """One for each thing to be told, a prediction for every action. ValueError if it cannot be told."""
         shapes = self._shapes(spec)
+        if not shapes:
+            return None
+        num_actions = spec.discrete("dqn")
         heads = {name: AuxiliaryHead(in_features, num_actions, shape) for name, shape in shapes.items()}
-        return Heads(heads) if heads else None
+        return Heads(heads)
 
-    def check(self, network: Network[Any], num_actions: int, spec: EnvSpec) -> None:
+    def check(self, network: Network[Any], spec: EnvSpec) -> None:
         """ValueError if the network lacks a head, or has another in its place."""
         for name, shape in self._shapes(spec).items():
+            num_actions = spec.discrete("dqn")
             has_one = network.auxiliary is not None and name in network.auxiliary.names
             head = network.auxiliary[name] if network.auxiliary is not None and has_one else None
             if not isinstance(head, AuxiliaryHead) or head.shape != (num_actions, *shape):
@@ -57,7 +61,7 @@ class AuxiliaryConfig(Config):
                 continue
             assert isinstance(rollout.observation, Tensor)
             successor = rollout.observation[1:].reshape(*rollout.action.shape, -1)  # one, if it is a number
-            found.append(successor / 255 if successor.dtype == torch.uint8 else successor)
+            found.append(successor / 255 if successor.dtype == torch.uint8 else successor.float())
         return found
 
     def _shapes(self, spec: EnvSpec) -> dict[str, tuple[int, ...]]:

@@ -1,9 +1,18 @@
-"""Deep Q-networks (Mnih et al. 2015), double (van Hasselt et al. 2016), recurrent (Kapturowski et al. 2019).
+"""Deep Q-networks (Mnih et al. 2015), and what has been added to them: each a switch of the config that stands alone.
+
+double             van Hasselt et al. 2016      value: categorical  Bellemare et al. 2017 (C51)
+head.dueling       Wang et al. 2016             value: quantile     Dabney et al. 2018a (QR-DQN)
+head.noise         Fortunato et al. 2018        value: implicit     Dabney et al. 2018b (IQN)
+n_step             Sutton & Barto 2018, ch. 7   prioritised         Schaul et al. 2016
+munchausen         Vieillard et al. 2020        value_rescaling     Pohlen et al. 2018
+sequence_length    Kapturowski et al. 2019      branches            Tavakoli et al. 2018, for MultiDiscrete actions
 
 Recurrence needs no second algorithm: a feed-forward network learns from sequences of one row.
 """
 
+from collections.abc import Iterator
 from copy import deepcopy
+from dataclasses import replace
 from typing import Annotated, Literal, NamedTuple
 
 import torch
@@ -16,61 +25,94 @@ from ..engine import (
     Agent,
     GradientStep,
     Metrics,
+    PrioritySettings,
     Recorded,
     ReplayBuffer,
     Rollout,
+    Sample,
     StateDict,
     Step,
+    Storage,
+    Window,
     expect_keys,
     load_weights,
+    sequence_priority,
 )
 from ..engine.agent import check_causal
 from ..engine.exploration import EpsilonGreedy
 from ..envs import EnvSpec
-from ..losses import double_q_learning, huber, q_learning, squared
+from ..losses import log_policy, munchausen_bonus, signed_hyperbolic, signed_parabolic
 from ..networks import (
     Encoder,
     EncoderConfig,
     Initialisation,
     MLPConfig,
     Network,
-    QHead,
     State,
     follow,
     has_batch_norm,
     initialise,
     mode,
+    noise,
+    noisy_layers,
     parameter_groups,
+    resample,
 )
-from ..spaces import Observation, columns_of, rows_of
+from ..spaces import Observation
 from ..training.schedules import Constant, Linear, Probability, Rate, crossed
 from ..training.seeding import Seeds
+from .action_values import HeadConfig, Return, ScalarConfig, ValueConfig, taken
 from .auxiliary import AuxiliaryConfig
+from .sequences import Optional, features_of, in_columns, inputs_in_columns, optional, successors, to_branches
 
 Positive = Annotated[int, Field(gt=0)]
-
+Share = Annotated[float, Field(ge=0, le=1)]
 _CACHED_ROWS = 512
+
+
+class PrioritisedConfig(Config):
+    """What surprised is drawn more often (Schaul et al. 2016, proportional)."""
+
+    exponent: Share = 0.6  # of a priority; 0 draws uniformly
+    importance: Probability = Linear(start=0.4, end=1.0, steps=100_000)  # exponent of the weights that make up for it
+    sequence_max: Share = 0.9  # of a sequence's errors the largest has this share in its priority, their mean the rest
+    floor: Annotated[float, Field(gt=0)] = 1e-6  # added to every error
+
+
+class MunchausenConfig(Config):
+    """A soft policy, and its log-probability of the action taken as a part of the reward (Vieillard et al. 2020)."""
+
+    scale: Share = 0.9  # of that part
+    temperature: Annotated[float, Field(gt=0)] = 0.03
+    floor: Annotated[float, Field(le=0)] = -1.0  # the least it can be, before `scale`
 
 
 class DQNConfig(Config):
     kind: Literal["dqn"] = "dqn"
     encoder: EncoderConfig = MLPConfig(hidden=(256, 256))
     initialisation: Initialisation = "uniform"  # of the encoder and the heads
-    discount: Annotated[float, Field(ge=0, le=1)] = 0.99
+    head: HeadConfig = HeadConfig()
+    value: ValueConfig = ScalarConfig()
+    discount: Share = 0.99
     learning_rate: Rate = Constant(value=5e-4)
     adam_epsilon: Annotated[float, Field(gt=0)] = 1e-8
     max_gradient_norm: Annotated[float, Field(gt=0)] | None = 10.0
-    loss: Literal["huber", "squared"] = "huber"
     double: bool = True
+    n_step: Positive = 1  # rewards that are summed before the successor's value
+    munchausen: MunchausenConfig | None = None
+    value_rescaling: bool = False  # learn values on the scale of losses.signed_hyperbolic
+    prioritised: PrioritisedConfig | None = None  # None draws uniformly
     auxiliary: AuxiliaryConfig = AuxiliaryConfig()
     epsilon: Probability = Linear(start=1.0, end=0.05, steps=10_000)  # chance of a random action, by environment step
     replay_capacity: Positive = 100_000  # transitions
+    replay_storage: Storage = "device"  # or pinned, in the host's memory; mapped, in a file
     learning_starts: Annotated[int, Field(ge=0)] = 1_000  # environment steps before the first update
     train_period: Positive = 4  # rows (steps of each environment) between calls to learn
     updates: Positive = 1  # gradient updates a call to learn
     batch_size: Positive = 64  # sequences an update
     sequence_length: Positive = 1  # rows of a sequence, burn-in included; 1 for a feed-forward encoder
     burn_in: Annotated[int, Field(ge=0)] = 0  # first rows of a sequence, which only warm up the recurrent state
+    stored_state: bool = True  # a sequence begins with the recurrent state that acting had there; false: with zeros
     target_period: Positive = 1_000  # environment steps between copies to the target; unused if target_rate < 1
     target_rate: Annotated[float, Field(gt=0, le=1)] = 1.0  # below 1, a soft target: its move to online at each update
 
@@ -99,8 +141,8 @@ class DQNConfig(Config):
         if encoder is None:
             encoder = self.encoder.build(spec.observation_space)
             initialise(encoder, self.initialisation, generator)
-        num_actions, width = spec.discrete("dqn"), encoder.out_features
-        head, auxiliary = QHead(width, num_actions), self.auxiliary.heads(width, num_actions, spec)
+        head = self.value.head(self.head, encoder.out_features, _num_actions(spec), spec.padding)
+        auxiliary = self.auxiliary.heads(encoder.out_features, spec)
         initialise(head, self.initialisation, generator)
         if auxiliary is not None:
             initialise(auxiliary, self.initialisation, generator)
@@ -110,38 +152,45 @@ class DQNConfig(Config):
         self, network: Network[Tensor], spec: EnvSpec, num_envs: int, seeds: Seeds, device: torch.device
     ) -> "DQN":
         """The agent with an empty replay; draws its random numbers from `seeds`."""
-        network = network.to(device)
+        network, prioritised = network.to(device), self.prioritised
         replay = ReplayBuffer(
             self.replay_capacity,
             num_envs,
-            spec.observation_space,
+            spec,
             seeds.generator("replay", device),
-            state=network.initial_state(num_envs),
+            state=network.initial_state(num_envs) if self.stored_state else (),
             rollout_rows=self.rollout_rows,
+            window=Window(self.sequence_length, self.n_step, self.discount),
+            priorities=None if prioritised is None else PrioritySettings(prioritised.exponent, prioritised.floor),
+            storage=self.replay_storage,
         )
-        exploration, dropout = (seeds.generator(name, device) for name in ("exploration", "dropout"))
-        return DQN(network, replay, self, spec, exploration, dropout)
+        names = ("exploration", "noise", "dropout")
+        return DQN(network, replay, self, spec, *(seeds.generator(name, device) for name in names))
 
 
 class Batch(NamedTuple):
-    """What one update learns from: N sequences of L rows, and what of their loss the online network has no part in.
+    """What one update learns from: N sequences, and all of their loss that the online network has no part in.
 
-    The first rows, of number burn_in, only warm up the recurrent state; the others are learnt.
+    Their first rows, of number burn_in, only warm up the recurrent state; `learnt` rows are learnt, and what comes
+    after them are successors.
     """
 
-    observation: Observation  # [L (+1, the successor, if double), N, *obs]
-    is_first: Tensor  # as observation
+    observation: Observation  # [rows, N, *obs]
+    is_first: Tensor  # [rows, N]
     state: State  # before row 0, each [N, ...]
-    action: Tensor  # [learnt, N]
-    reward: Tensor  # [learnt, N]
+    action: Tensor  # [learnt, N], or [learnt, N, D] of D branches
+    reward: Tensor  # [learnt, N] of n_step rows, and Munchausen's part
     discount: Tensor  # [learnt, N] of the successor
     weight: Tensor  # [learnt, N] in the loss
-    next_q: Tensor  # [learnt, N, A] the target network's values of the successor
+    successor: Optional  # [learnt, N] its row, counted from the first that is learnt; none: it is the next
+    following: Tensor  # [learnt, N, A(, K)] what the target network says of the successor
+    legal: Optional  # [learnt, N, A] actions of the successor
+    fractions: Optional  # [rows - burn_in, N, K] of the quantiles that the head is asked for
     told: tuple[Tensor, ...]  # each [learnt, N, ...], what the auxiliary heads should tell
 
 
 class DQN(Agent):
-    """Epsilon-greedy on a learned action value; each environment flips its own coin."""
+    """Takes the action of the highest value, but for epsilon or noise; learns values from replay."""
 
     def __init__(
         self,
@@ -150,9 +199,13 @@ class DQN(Agent):
         config: DQNConfig,
         spec: EnvSpec,
         generator: torch.Generator,
+        noise: torch.Generator,
         dropout: torch.Generator | None = None,
     ) -> None:
-        """generator: of actions; dropout: of what the network draws while it learns, None for torch's own stream."""
+        """generator: of actions; noise: of noisy layers and quantile fractions.
+
+        dropout: of what the network draws while it learns, None for torch's own stream.
+        """
         _check_parts(network, replay, config, spec)
         self.network, self.replay, self.config, self.spec = network, replay, config, spec
         self.target = deepcopy(network).requires_grad_(False)
@@ -160,9 +213,14 @@ class DQN(Agent):
             each.eval()  # and in train mode only while it learns, see networks.mode
         self.rollout_rows = config.rollout_rows
         self.step = 0  # environment steps learnt from
-        self._generator = generator
-        self._explore = EpsilonGreedy(spec.discrete("dqn"), config.epsilon.at, config.train_period, generator)
-        self._greedy = Recorded(_greedy, network)
+        self._generator, self._noise = generator, noise
+        self._noisy, self._noisy_target = noisy_layers(network), noisy_layers(self.target)
+        self._branches = _branches(spec, generator.device)
+        self._explore = EpsilonGreedy(
+            _num_actions(spec)[-1], config.epsilon.at, config.train_period, generator, legal=self._branches
+        )
+        # Two, as a recording does not notice that layers have become noisy.
+        self._greedy, self._noisily_greedy = (Recorded(self._best, network) for _ in range(2))
         optimizer = AdamConfig(epsilon=config.adam_epsilon).build(parameter_groups(network))
         self._update = GradientStep(self._loss, network, optimizer, config.max_gradient_norm, dropout)
 
@@ -171,9 +229,23 @@ class DQN(Agent):
         return [f"replay {replay.nbytes / 1e6:,.1f} MB for {replay.num_rows * replay.num_envs:,} transitions"]
 
     @torch.no_grad()
-    def act(self, observation: Observation, state: State, is_first: Tensor, *, explore: bool) -> Step:
-        action, *after = self._greedy(observation, state, is_first)
-        return Step(self._explore(action) if explore else action, tuple(after))
+    def act(
+        self,
+        observation: Observation,
+        state: State,
+        is_first: Tensor,
+        *,
+        explore: bool,
+        action_mask: Tensor | None = None,
+    ) -> Step:
+        inputs = (observation, state, is_first, optional(action_mask))
+        if explore and self._noisy:
+            resample(self._noisy, self._noise)
+            with noise(self._noisy, on=True):
+                action, *after = self._noisily_greedy(*inputs)
+        else:
+            action, *after = self._greedy(*inputs)
+        return Step(self._explore(action, action_mask) if explore else action, tuple(after))
 
     def learn(self, batch: Rollout) -> Metrics:
         """Store the rollout, then update as often as the config says; no metrics before `learning_starts`."""
@@ -181,63 +253,139 @@ class DQN(Agent):
         self.replay.add(batch)
         before, self.step = self.step, self.step + int(batch.valid.sum())
         self._explore.begin(self.step)
-        if self.step < config.learning_starts or self.replay.num_sequences(config.sequence_length) == 0:
+        if self.step < config.learning_starts or self.replay.num_sequences() == 0:
             return {}
-        learning_rate = config.learning_rate.at(self.step)
-        with mode(self.network, training=True):
-            if config.target_rate == 1.0:
-                if crossed(config.target_period, before, self.step):
-                    follow(self.target, self.network, 1.0)
-                # The target stands still for the whole burst: one draw and one pass of it serve every update.
-                return self._update(self._batches(config.updates), learning_rate)
-            history: list[Metrics] = []
-            for _ in range(config.updates):
-                history.append(self._update(self._batches(1), learning_rate))
-                follow(self.target, self.network, config.target_rate)
-            # The first may have measured the layers too, see examine.
-            told = {name: [metrics[name] for metrics in history if name in metrics] for name in history[0]}
-            return {name: torch.stack(values).mean() for name, values in told.items()}
+        if config.target_rate == 1.0 and crossed(config.target_period, before, self.step):
+            follow(self.target, self.network, 1.0)
+        # While target, noise and priorities stand still, one draw and one pass of the target serve every update.
+        they_stand = config.target_rate == 1.0 and not self._noisy and config.prioritised is None
+        counts = [config.updates] if they_stand else [1] * config.updates
+        with mode(self.network, training=True), noise([*self._noisy, *self._noisy_target], on=True):
+            history = [self._learn(count) for count in counts]
+        # The first may have measured the layers too, see examine.
+        told = {name: [metrics[name] for metrics in history if name in metrics] for name in history[0]}
+        return {name: torch.stack(values).mean() for name, values in told.items()}
+
+    def _learn(self, count: int) -> Metrics:
+        """So many updates on one draw from the replay."""
+        config, prioritised = self.config, self.config.prioritised
+        importance = 1.0 if prioritised is None else prioritised.importance.at(self.step)
+        sample = self.replay.sample(count * config.batch_size, importance)
+        metrics = self._update(self._batches(sample, count), config.learning_rate.at(self.step))
+        if prioritised is not None:
+            valid = sample.rollout.valid[config.burn_in : config.sequence_length]
+            error = self._update.last[-1]["td_error"]
+            self.replay.prioritise(sample.index, sequence_priority(error, valid, prioritised.sequence_max))
+        if config.target_rate < 1.0:
+            follow(self.target, self.network, config.target_rate)
+        return metrics
 
     def examine(self, wanted: bool) -> None:
         self._update.examine(wanted)
 
     @torch.no_grad()
-    def _batches(self, count: int) -> list[Batch]:
-        """One draw for all batches; what the online network has no part in is computed for all of them at once."""
-        size, burn_in = self.config.batch_size, self.config.burn_in
-        sample = self.replay.sample(count * size, self.config.sequence_length)
-        rollout, learnt = sample.rollout, slice(burn_in, None)
-        # Termination ends the sum, truncation does not: its successor is the true final observation.
-        discount = self.config.discount * rollout.terminated[learnt].logical_not()
-        valid = rollout.valid[learnt].view(-1, count, size)
+    def _batches(self, sample: Sample, count: int) -> Iterator[Batch]:
+        """What the online network has no part in is computed for all batches at once."""
+        config, rollout, size = self.config, sample.rollout, self.config.batch_size
+        if not config.stored_state:
+            rollout = replace(rollout, state=self.network.initial_state(count * size))
+        learnt = slice(config.burn_in, config.sequence_length)
+        action, reward = rollout.action[learnt], sample.reward[learnt]
+        rows, valid = len(reward), rollout.valid[learnt].view(-1, count, size)
         mean = valid / valid.sum((0, 2), keepdim=True).clamp(min=1)  # of each batch
+        masks = tuple(mask[config.burn_in :] for mask in optional(rollout.action_mask))
+        successor = tuple(row[learnt] - config.burn_in for row in optional(sample.successor))
+
+        # Of the first row itself the target network is asked for Munchausen's part only.
+        skipped = 0 if config.munchausen or successor else 1
+        resample(self._noisy_target, self._noise)
+        output = self._of_target(rollout, config.burn_in + skipped)
+        if config.munchausen is not None:
+            reward = reward + self._bonus(config.munchausen, output[:rows], tuple(m[:rows] for m in masks), action)
+
+        end = None if config.double else config.sequence_length
+        num_online = len(rollout.is_first[config.burn_in : end])
+        parts = (
+            action,
+            reward,
+            sample.discount[learnt],
+            mean.flatten(1) * sample.weight,
+            successor,
+            successors(output, successor, rows),
+            tuple(successors(mask, successor, rows) for mask in masks),
+            config.value.draw(num_online, count * size, target=False, generator=self._noise),
+            tuple(target[learnt] for target in config.auxiliary.targets(rollout)),
+        )
+        for batch in zip(
+            *inputs_in_columns(rollout, size, end), *(in_columns(part, size, count) for part in parts), strict=True
+        ):
+            resample(self._noisy, self._noise)  # for each batch anew
+            yield Batch(*batch)
+
+    def _of_target(self, rollout: Rollout, start: int) -> Tensor:
+        """What the target network says of the rows from `start` on, [rows, N, A(, K)]."""
+        rows, size = rollout.num_rows + 1 - start, rollout.batch_size
+        asked = self.config.value.draw(rows, size, target=True, generator=self._noise)
         # A CPU takes half the time for columns few enough that their activations fit into its cache.
-        part = max(_CACHED_ROWS // rollout.num_rows, 1) if rollout.reward.is_cpu else count * size
-        next_q = torch.cat([_q(self.target, *columns, burn_in + 1) for columns in _split(rollout, part, None)], 1)
-        others = (rollout.action[learnt], rollout.reward[learnt], discount, mean.flatten(1) * sample.weight, next_q)
-        told = [torch.split(target[learnt], size, 1) for target in self.config.auxiliary.targets(rollout)]
-        inputs = _split(rollout, size, None if self.config.double else -1)
-        outputs = [torch.split(other, size, 1) for other in others]
-        targets = list(zip(*told, strict=True)) or [()] * count
-        return list(map(Batch, *zip(*inputs, strict=True), *outputs, targets))
+        part = max(_CACHED_ROWS // rollout.num_rows, 1) if rollout.reward.is_cpu else size
+        inputs = zip(*inputs_in_columns(rollout, part, None), in_columns(asked, part, -(-size // part)), strict=True)
+        return torch.cat([self.target.head(features_of(self.target, *each, start), *at) for *each, at in inputs], 1)
+
+    def _bonus(self, config: MunchausenConfig, output: Tensor, legal: Optional, action: Tensor) -> Tensor:
+        """Munchausen's part of the reward, [rows, N]; of branches the mean."""
+        log_pi = taken(log_policy(self._values(output, legal), config.temperature), action)
+        bonus = munchausen_bonus(log_pi, config.temperature, config.scale, config.floor)
+        return bonus if self._branches is None else bonus.mean(-1)
 
     def _loss(self, network: Network[Tensor], batch: Batch) -> tuple[Tensor, Metrics]:
-        features = _features(network, batch.observation, batch.is_first, batch.state, self.config.burn_in)
-        q = network.head(features)
-        if self.config.double:
-            td_error = double_q_learning(
-                q[:-1], batch.action, batch.reward, batch.discount, batch.next_q, q[1:].detach()
-            )
-        else:
-            td_error = q_learning(q, batch.action, batch.reward, batch.discount, batch.next_q)
-        error = huber(td_error) if self.config.loss == "huber" else squared(td_error)
-        loss, metrics = (error * batch.weight).sum(), {"q": q.detach(), "td_error": td_error.detach().abs()}
+        value, rows = self.config.value, len(batch.reward)
+        features = features_of(network, batch.observation, batch.is_first, batch.state, self.config.burn_in)
+        output = network.head(features, *batch.fractions)
+        target = self._target(batch, output.detach())
+        fractions = tuple(asked[:rows] for asked in batch.fractions)
+        if self._branches is not None:  # each learns the same target
+            shape = batch.action.shape
+            target = Return(*(part if part is None else to_branches(part, shape) for part in target))
+            fractions = tuple(to_branches(asked, shape) for asked in fractions)
+        error, surprise = value.error(taken(output[:rows], batch.action), target, fractions)
+        if self._branches is not None:
+            error, surprise = error.mean(-1), surprise.mean(-1)
+        loss, metrics = (error * batch.weight).sum(), {"q": value.mean(output.detach()), "td_error": surprise}
         if batch.told:
             # The successor's features tell nothing: they are there for the choice of its action alone.
-            learnt = features[: len(batch.action)]
-            told, more = self.config.auxiliary.loss(network, learnt, batch.action, batch.told, batch.weight)
+            told, more = self.config.auxiliary.loss(network, features[:rows], batch.action, batch.told, batch.weight)
             loss, metrics = loss + told, metrics | more
         return loss, metrics
+
+    def _target(self, batch: Batch, online: Tensor) -> Return:
+        """What the return is learnt to be, [learnt, N, K]; online: what the online network says of all rows."""
+        config, following = self.config, self.config.value.returns(batch.following)
+        # Double: the successor's action is the online network's choice (van Hasselt et al. 2016, eq. 4).
+        chooser = successors(online, batch.successor, len(batch.reward)) if config.double else batch.following
+        q = self._values(chooser, batch.legal)
+        if config.munchausen is None:
+            following = following.of(q.argmax(-1))
+        else:
+            following = following.under(log_policy(q, config.munchausen.temperature), config.munchausen.temperature)
+        if self._branches is not None:
+            following = following.of_branches()
+        atoms = signed_parabolic(following.atoms) if config.value_rescaling else following.atoms
+        atoms = batch.reward.unsqueeze(-1) + batch.discount.unsqueeze(-1) * atoms
+        return Return(signed_hyperbolic(atoms) if config.value_rescaling else atoms, following.probability)
+
+    def _values(self, output: Tensor, legal: Optional) -> Tensor:
+        """Action values [..., A] of the head's output, -inf for what is no legal action."""
+        q = self.config.value.mean(output)
+        for mask in (*optional(self._branches), *legal):
+            q = q.masked_fill(~mask, -torch.inf)
+        return q
+
+    def _best(
+        self, network: Network[Tensor], observation: Observation, state: State, is_first: Tensor, legal: Optional
+    ) -> tuple[Tensor, ...]:
+        """Action of the highest value [B], and the state after the observation."""
+        output, state = network.step(observation, state, is_first)
+        return (self._values(output, legal).argmax(-1), *state)
 
     def state_dict(self) -> StateDict:
         return {
@@ -246,62 +394,46 @@ class DQN(Agent):
             "optimizer": self._update.state_dict(),
             "replay": self.replay.state_dict(),
             "generator": self._generator.get_state(),
+            "noise": self._noise.get_state(),
             "step": self.step,
         }
 
     def load_state_dict(self, state: StateDict) -> None:
-        expect_keys("dqn", state, {"network", "target", "optimizer", "replay", "generator", "step"})
+        expect_keys("dqn", state, {"network", "target", "optimizer", "replay", "generator", "noise", "step"})
         load_weights("network", self.network, state["network"])
         load_weights("target network", self.target, state["target"])
         self._update.load_state_dict(state["optimizer"])
         self.replay.load_state_dict(state["replay"])
         self._generator.set_state(state["generator"])
+        self._noise.set_state(state["noise"])
         self.step = state["step"]
         self._explore.begin(self.step)
 
 
-def _greedy(network: Network[Tensor], observation: Observation, state: State, is_first: Tensor) -> tuple[Tensor, ...]:
-    """Action of the highest value [B], and the state after the observation."""
-    q, state = network.step(observation, state, is_first)
-    return (q.argmax(-1), *state)
+def _num_actions(spec: EnvSpec) -> tuple[int, ...]:
+    """Shape of the action values: (A,), or (D, A) of D branches, A those of the largest."""
+    choices = spec.choices("dqn")
+    return choices if spec.branches is None else (len(choices), max(choices))
 
 
-def _q(network: Network[Tensor], observation: Observation, is_first: Tensor, state: State, start: int) -> Tensor:
-    """Action values of the rows from `start` on, [rows, N, A]."""
-    q: Tensor = network.head(_features(network, observation, is_first, state, start))
-    return q
-
-
-def _features(network: Network[Tensor], observation: Observation, is_first: Tensor, state: State, start: int) -> Tensor:
-    """Features of the rows from `start` on, [rows, N, F]; a recurrent network first burns in on those before.
-
-    Each network burns in with its own weights from the stored state (Kapturowski et al. 2019, section 3).
-    """
-    if start:
-        if state:
-            with torch.no_grad():
-                _, state = network.encoder(rows_of(observation, slice(start)), state, is_first[:start])
-        observation, is_first = rows_of(observation, slice(start, None)), is_first[start:]
-    features: Tensor = network.encoder(observation, state, is_first)[0]
-    return features
-
-
-def _split(rollout: Rollout, size: int, end: int | None) -> list[tuple[Observation, Tensor, State]]:
-    """Observation, is_first and state, rows up to `end`, in parts of `size` columns."""
-    observation = columns_of(rows_of(rollout.observation, slice(end)), size)
-    is_first = torch.split(rollout.is_first[:end], size, 1)
-    states = list(zip(*(torch.split(part, size) for part in rollout.state), strict=True)) or [()] * len(observation)
-    return list(zip(observation, is_first, states, strict=True))
+def _branches(spec: EnvSpec, device: torch.device) -> Tensor | None:
+    """[D, A] the actions of each branch; None if there are no branches."""
+    if spec.branches is None:
+        return None
+    padding = torch.ones(_num_actions(spec), dtype=torch.bool) if spec.padding is None else spec.padding
+    return padding.to(device)
 
 
 def _check_parts(network: Network[Tensor], replay: ReplayBuffer, config: DQNConfig, spec: EnvSpec) -> None:
     """Raise ValueError for parts that do not go together."""
     check_causal(network)
-    num_actions = spec.discrete("dqn")
-    num_values = network.probe(spec.observation_space).shape[-1]
-    if num_values != num_actions:
-        raise ValueError(f"the network gives {num_values} values, but env.id={spec.id} has {num_actions} actions")
-    config.auxiliary.check(network, num_actions, spec)
+    found, needed = network.probe(spec.observation_space).shape[2:], config.value.shape(_num_actions(spec))
+    if found != needed:
+        raise ValueError(
+            f"the network gives values of shape {list(found)}, but agent.value.kind={config.value.kind} on "
+            f"env.id={spec.id} needs {list(needed)}"
+        )
+    config.auxiliary.check(network, spec)
     learnt_rows, is_recurrent = config.sequence_length - config.burn_in, bool(network.initial_state(1))
     # Burn-in is a pass of its own.
     if has_batch_norm(network) and config.batch_size * min(learnt_rows + config.double, config.burn_in or 2) == 1:

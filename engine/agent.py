@@ -2,6 +2,7 @@
 
 from typing import Any, Protocol
 
+import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
@@ -27,7 +28,15 @@ class Agent(Stateful, Protocol):
         """Recurrent state before an episode."""
         return self.network.initial_state(num_envs)
 
-    def act(self, observation: Observation, state: State, is_first: Tensor, *, explore: bool) -> Step: ...
+    def act(
+        self,
+        observation: Observation,
+        state: State,
+        is_first: Tensor,
+        *,
+        explore: bool,
+        action_mask: Tensor | None = None,
+    ) -> Step: ...
 
     def learn(self, batch: Rollout) -> Metrics: ...
 
@@ -42,8 +51,12 @@ class Agent(Stateful, Protocol):
         """A player of episodes, with the recurrent state that a network with a memory needs."""
         return Player(self, deterministic=deterministic)
 
-    def predict(self, observation: Any, *, deterministic: bool = True) -> npt.NDArray[Any]:
+    def predict(
+        self, observation: Any, *, deterministic: bool = True, action_mask: npt.ArrayLike | None = None
+    ) -> npt.NDArray[Any]:
         """Action for one observation [*obs], or for each of a batch [B, *obs] -> [B]; greedy unless told otherwise.
+
+        action_mask: the legal actions [A], or [B, A]; of branches the legal actions of each, one after another.
 
         Observations are as the environment gives them: arrays, numbers, texts, dicts, tuples. A batch of dicts is a
         dict of batches, by the space's own keys or by leaf name (see spaces.leaves).
@@ -51,7 +64,7 @@ class Agent(Stateful, Protocol):
         """
         if self.initial_state(1):
             raise ValueError("this agent has a memory: play = agent.player(), then play(observation) step by step")
-        return self.player(deterministic=deterministic)(observation)
+        return self.player(deterministic=deterministic)(observation, action_mask)
 
 
 class Player:
@@ -65,7 +78,7 @@ class Player:
         """The next observation begins an episode."""
         self._state = None
 
-    def __call__(self, observation: Any) -> npt.NDArray[Any]:
+    def __call__(self, observation: Any, action_mask: npt.ArrayLike | None = None) -> npt.NDArray[Any]:
         """Action for the observation [*obs] -> [], or for each of a batch [B, *obs] -> [B]; see Agent.predict."""
         spec = self._agent.spec
         device = next(self._agent.network.parameters()).device
@@ -76,7 +89,14 @@ class Player:
         if state and len(state[0]) != size:
             raise ValueError(f"{size} observations, but {len(state[0])} at the step before; reset() begins anew")
         is_first = torch.full((size,), begins, device=device)
-        step = self._agent.act(batch, state, is_first, explore=not self._deterministic)
+        mask = None if action_mask is None else spec.action_mask(np.asarray(action_mask, np.bool_).reshape(size, -1))
+        step = self._agent.act(
+            batch,
+            state,
+            is_first,
+            explore=not self._deterministic,
+            action_mask=mask if mask is None else mask.to(device),
+        )
         self._state = step.state
         action: npt.NDArray[Any] = step.action.cpu().numpy() + spec.action_start
         return action[0] if is_single else action

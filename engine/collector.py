@@ -15,7 +15,7 @@ from .stateful import StateDict, expect_keys
 class Step(NamedTuple):
     """What an agent does with one row of observations."""
 
-    action: Tensor  # [B]
+    action: Tensor  # [B], or [B, D] for D branches
     state: State  # after the observation, each [B, ...]
     log_prob: Tensor | None = None  # [B]
 
@@ -25,8 +25,19 @@ class Actor(Protocol):
 
     def initial_state(self, num_envs: int) -> State: ...
 
-    def act(self, observation: Observation, state: State, is_first: Tensor, *, explore: bool) -> Step:
-        """observation: [B, *obs]; state: before it; is_first: [B], where the state is reset first."""
+    def act(
+        self,
+        observation: Observation,
+        state: State,
+        is_first: Tensor,
+        *,
+        explore: bool,
+        action_mask: Tensor | None = None,
+    ) -> Step:
+        """observation: [B, *obs]; state: before it; is_first: [B], where the state is reset first.
+
+        action_mask: [B, A] or [B, D, A], the legal actions, None where all are.
+        """
 
 
 class Collector:
@@ -51,7 +62,10 @@ class Collector:
         steps: list[Step] = []
         resting = torch.zeros_like(self._row.is_first)
         while not (resting.all() if self._num_rows is None else len(steps) == self._num_rows):
-            step = self._agent.act(rows[-1].observation, self._state, rows[-1].is_first, explore=True)
+            row = rows[-1]
+            step = self._agent.act(
+                row.observation, self._state, row.is_first, explore=True, action_mask=row.action_mask
+            )
             self._state = step.state
             steps.append(step)
             rows.append(self._env.step(step.action))
@@ -67,6 +81,7 @@ class Collector:
             terminated=torch.stack([row.terminated for row in rows[1:]]),
             truncated=torch.stack([row.truncated for row in rows[1:]]),
             state=first_state,
+            action_mask=_stack([row.action_mask for row in rows]),
         )
         self.num_steps += int(rollout.valid.sum())
         return rollout
@@ -76,7 +91,11 @@ class Collector:
         return self._env.finished()
 
     def state_dict(self) -> StateDict:
-        row = None if self._row is None else {"observation": self._row.observation, "is_first": self._row.is_first}
+        row: StateDict | None = None
+        if self._row is not None:
+            row = {"observation": self._row.observation, "is_first": self._row.is_first}
+            if self._row.action_mask is not None:
+                row["action_mask"] = self._row.action_mask
         return {
             "env": self._env.state_dict() if self._row is not None else None,
             "row": row,
@@ -96,7 +115,9 @@ class Collector:
         observation = map_leaves(lambda leaf: leaf.to(device), state["row"]["observation"])
         is_first = state["row"]["is_first"].to(device)
         nothing = torch.zeros_like(is_first)
-        self._row = EnvStep(observation, nothing.float(), nothing, nothing, is_first)
+        mask = state["row"].get("action_mask")
+        mask = mask if mask is None else mask.to(device)
+        self._row = EnvStep(observation, nothing.float(), nothing, nothing, is_first, mask)
 
 
 def _stack(parts: list[Tensor | None]) -> Tensor | None:

@@ -7,38 +7,59 @@ from torch import Tensor
 
 
 class EpsilonGreedy:
-    """Puts random actions in the place of some; every environment flips its own coin.
+    """Puts random actions in the place of some; every environment flips its own coin, one for all branches.
 
     The coins of many rows are flipped at once: a row at a time takes a third of acting in one environment. Its state is
     the generator's, and exact only right after `begin`.
     """
 
     def __init__(
-        self, num_actions: int, epsilon: Callable[[int], float], num_rows: int, generator: torch.Generator
+        self,
+        num_actions: int,
+        epsilon: Callable[[int], float],
+        num_rows: int,
+        generator: torch.Generator,
+        *,
+        legal: Tensor | None = None,
     ) -> None:
-        """epsilon: chance of a random action at an environment step; num_rows: whose coins are flipped at once."""
+        """epsilon: chance of a random action at an environment step; num_rows: whose coins are flipped at once.
+
+        legal: [D, A] the actions of each of D branches, where there are branches; None: actions are [B].
+        """
         self._num_actions, self._epsilon, self._num_rows, self._generator = num_actions, epsilon, num_rows, generator
+        self._legal = legal
         self.begin(0)
 
     def begin(self, step: int) -> None:
         """Environment step of the next row; coins that were flipped for later rows are forgotten."""
-        self._step, self._num_envs = step, 0
+        self._step = step
+        self._form: tuple[torch.Size, bool] | None = None
         self._rows: Iterator[tuple[Tensor, Tensor]] = iter(())
 
-    def __call__(self, action: Tensor) -> Tensor:
-        """action: greedy, [B] -> [B]."""
-        num_envs = action.shape[0]
-        row = next(self._rows, None) if num_envs == self._num_envs else None
-        explores, other = row or self._flip(num_envs)
+    def __call__(self, action: Tensor, action_mask: Tensor | None = None) -> Tensor:
+        """action: greedy, [B] or [B, D]; action_mask: [B, A] or [B, D, A], None where all are legal -> as action."""
+        mask = self._legal if action_mask is None else action_mask
+        form = (action.shape, mask is None)
+        row = next(self._rows, None) if form == self._form else None
+        explores, other = row or self._flip(*form)
+        if mask is not None:
+            # `other` is a share of the legal actions, which are counted off.
+            count = mask.cumsum(-1)
+            place = (other * count[..., -1]).long().clamp(max=count[..., -1] - 1)
+            other = (count <= place.unsqueeze(-1)).sum(-1)
         return torch.where(explores, other, action)
 
-    def _flip(self, num_envs: int) -> tuple[Tensor, Tensor]:
-        """The first of the rows to come: where its actions are random [B], and which they are [B]."""
-        shape, device = (self._num_rows, num_envs), self._generator.device
+    def _flip(self, shape: torch.Size, is_free: bool) -> tuple[Tensor, Tensor]:
+        """The first of the rows to come: where its actions are random, and which they are, or which share."""
+        num_envs, rows, device = shape[0], (self._num_rows, *shape), self._generator.device
         steps = range(self._step, self._step + self._num_rows * num_envs, num_envs)
         epsilon = torch.tensor([[self._epsilon(step)] for step in steps], device=device)
-        explores = torch.rand(shape, generator=self._generator, device=device) < epsilon
-        other = torch.randint(self._num_actions, shape, generator=self._generator, device=device)
-        self._step, self._num_envs = steps.stop, num_envs
+        coins = torch.rand((self._num_rows, num_envs), generator=self._generator, device=device)
+        explores = (coins < epsilon).view(self._num_rows, num_envs, *(1 for _ in shape[1:]))
+        if is_free:
+            other = torch.randint(self._num_actions, rows, generator=self._generator, device=device)
+        else:
+            other = torch.rand(rows, generator=self._generator, device=device)
+        self._step, self._form = steps.stop, (shape, is_free)
         self._rows = zip(explores.unbind(), other.unbind(), strict=True)
         return next(self._rows)

@@ -61,6 +61,7 @@ class GradientStep(Generic[NetworkT, Batch]):
                 raise ValueError(f"the generator is on {generator.device}, but the network on {device}")
             self._stream = Stream(generator)
         self._buffers = [module._buffers for module in network.modules() if module._buffers]
+        self.last: list[Metrics] = []  # metrics of each batch of the last call, as the loss gave them
         self._examines = False
         self._is_trained: list[bool] | None = None  # as of the last call, for each that is owned
 
@@ -96,6 +97,7 @@ class GradientStep(Generic[NetworkT, Batch]):
         for parameter in self._trained.values():
             parameter.grad = None
         means = {name: torch.stack([metrics[name] for metrics in history]).mean() for name in history[0]}
+        self.last = history
         if not (means["loss"] + means["gradient_norm"]).isfinite():  # the one synchronisation of a call
             for buffer, value in zip(buffers, before, strict=True):
                 buffer.copy_(value)

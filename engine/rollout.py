@@ -20,7 +20,7 @@ class Rollout:
     terminated: Tensor  # [T, B] bool
     truncated: Tensor  # [T, B] bool
     state: State  # recurrent state before observation[0], each [B, ...]
-    action_mask: Tensor | None = None  # [T+1, B, A] or [T+1, B, D, A] bool, the legal actions; None where all always are
+    action_mask: Tensor | None = None  # [T+1, B, A] or [T+1, B, D, A] bool, legal actions; None where all always are
 
     @property
     def valid(self) -> Tensor:

@@ -85,7 +85,7 @@ def evaluate(agent: Agent, env: VectorEnv, episodes: int, *, stop: Callable[[], 
         while not resting[:wanted].all():
             if stop():
                 raise Interrupted
-            step = agent.act(row.observation, state, row.is_first, explore=False)
+            step = agent.act(row.observation, state, row.is_first, explore=False, action_mask=row.action_mask)
             state = step.state
             row = env.step(step.action)
             total += row.reward

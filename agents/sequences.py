@@ -1,0 +1,65 @@
+"""What networks say of sequences of rows, and sequences in parts.
+
+Letters as everywhere: rows of N sequences are [rows, N, ...]. Of an optional part there is one tensor or none.
+"""
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from ..engine import Rollout
+from ..networks import Network, State
+from ..spaces import Observation, columns_of, rows_of
+
+Optional: TypeAlias = tuple[Tensor, ...]
+
+
+def optional(tensor: Tensor | None) -> Optional:
+    return () if tensor is None else (tensor,)
+
+
+def features_of(
+    network: Network[Tensor], observation: Observation, is_first: Tensor, state: State, start: int
+) -> Tensor:
+    """Features of the rows from `start` on, [rows, N, F]; a recurrent network first burns in on those before.
+
+    Each network burns in with its own weights from the stored state (Kapturowski et al. 2019, section 3).
+    """
+    if start:
+        if state:
+            with torch.no_grad():
+                _, state = network.encoder(rows_of(observation, slice(start)), state, is_first[:start])
+        observation, is_first = rows_of(observation, slice(start, None)), is_first[start:]
+    features: Tensor = network.encoder(observation, state, is_first)[0]
+    return features
+
+
+def successors(rows: Tensor, successor: Optional, count: int) -> Tensor:
+    """The successors of the first `count` rows, [rows, N, ...] -> [count, N, ...]: the last ones if none are named."""
+    if not successor:
+        return rows[-count:]
+    return rows[successor[0], torch.arange(rows.shape[1], device=rows.device)]
+
+
+def to_branches(part: Tensor, shape: torch.Size) -> Tensor:
+    """[rows, N, K] -> [rows, N, D, K], the same for each."""
+    return part.unsqueeze(-2).expand(*shape, part.shape[-1])
+
+
+def inputs_in_columns(
+    rollout: Rollout, size: int, end: int | None
+) -> tuple[list[Observation], Sequence[Tensor], Sequence[State]]:
+    """Observations, is_first and states of rows up to `end`, each in parts of `size` columns."""
+    observation = columns_of(rows_of(rollout.observation, slice(end)), size)
+    is_first = torch.split(rollout.is_first[:end], size, 1)
+    states = list(zip(*(torch.split(part, size) for part in rollout.state), strict=True)) or [()] * len(observation)
+    return observation, is_first, states
+
+
+def in_columns(part: Tensor | tuple[Tensor, ...], size: int, count: int) -> Sequence[Tensor | tuple[Tensor, ...]]:
+    """A tensor [rows, N, ...], or each of some, in `count` parts of `size` columns."""
+    if isinstance(part, Tensor):
+        return torch.split(part, size, 1)
+    return list(zip(*(torch.split(each, size, 1) for each in part), strict=True)) or [()] * count
