@@ -5,9 +5,10 @@ from typing import Annotated, TypeAlias
 from pydantic import Field
 
 from .dqn import DQN, DQNConfig
+from .pqn import PQN, PQNConfig
 from .reinforce import Reinforce, ReinforceConfig
 
-AgentConfig: TypeAlias = Annotated[DQNConfig | ReinforceConfig, Field(discriminator="kind")]
+AgentConfig: TypeAlias = Annotated[DQNConfig | PQNConfig | ReinforceConfig, Field(discriminator="kind")]
 """Every agent that a config can name."""
 
-__all__ = ["DQN", "AgentConfig", "DQNConfig", "Reinforce", "ReinforceConfig"]
+__all__ = ["DQN", "PQN", "AgentConfig", "DQNConfig", "PQNConfig", "Reinforce", "ReinforceConfig"]

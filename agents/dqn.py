@@ -253,7 +253,7 @@ class DQN(Agent):
         self.replay.add(batch)
         before, self.step = self.step, self.step + int(batch.valid.sum())
         self._explore.begin(self.step)
-        if self.step < config.learning_starts or self.replay.num_sequences() == 0:
+        if self.step < config.learning_starts or len(self.replay) == 0:
             return {}
         if config.target_rate == 1.0 and crossed(config.target_period, before, self.step):
             follow(self.target, self.network, 1.0)

@@ -119,9 +119,17 @@ class Reinforce(Agent):
         self._update = GradientStep(self._loss, network, optimizer, config.max_gradient_norm, dropout)
 
     @torch.no_grad()
-    def act(self, observation: Observation, state: State, is_first: Tensor, *, explore: bool) -> Step:
+    def act(
+        self,
+        observation: Observation,
+        state: State,
+        is_first: Tensor,
+        *,
+        explore: bool,
+        action_mask: Tensor | None = None,
+    ) -> Step:
         log_probs, *after = self._policy(observation, state, is_first)
-        policy = Categorical(log_probs)
+        policy = _among(Categorical(log_probs), action_mask)
         action = policy.sample(self._generator) if explore else policy.mode()
         return Step(action, tuple(after), policy.log_prob(action) if explore else None)
 
@@ -138,7 +146,8 @@ class Reinforce(Agent):
         rollout, valid = batch.rollout, batch.rollout.valid
         # Every column begins an episode in row 0 and what follows its end is masked: no reset inside.
         output, _ = network(rollout.observation, rollout.state, None)
-        policy = Categorical(output.policy.log_probs[:-1])
+        legal = None if rollout.action_mask is None else rollout.action_mask[:-1]
+        policy = _among(Categorical(output.policy.log_probs[:-1]), legal)
 
         discount = self.config.discount * rollout.terminated.logical_not()
         value = next_value = None
@@ -180,6 +189,10 @@ class Reinforce(Agent):
         self._update.load_state_dict(state["optimizer"])
         self._generator.set_state(state["generator"])
         self.step = state["step"]
+
+
+def _among(policy: Categorical, legal: Tensor | None) -> Categorical:
+    return policy if legal is None else policy.among(legal)
 
 
 def _policy(

@@ -7,11 +7,14 @@ from .diagnostics import GradientCheck, gradient_check
 from .gradient_step import GradientStep, NonFiniteError
 from .gradients import Metrics
 from .optimizers import AdagradConfig, AdamConfig, AdamWConfig, OptimizerConfig, RMSpropConfig, SGDConfig
+from .priorities import Priorities, PrioritySettings, sequence_priority
 from .recorded import Recorded
 from .replay import ReplayBuffer, Sample
 from .rollout import Rollout
 from .stateful import StateDict, Stateful, expect_keys, load_weights
+from .storage import Storage
 from .stream import draws
+from .window import Window
 
 __all__ = [
     "Actor",
@@ -27,6 +30,8 @@ __all__ = [
     "NonFiniteError",
     "OptimizerConfig",
     "Player",
+    "Priorities",
+    "PrioritySettings",
     "RMSpropConfig",
     "Recorded",
     "ReplayBuffer",
@@ -36,8 +41,11 @@ __all__ = [
     "StateDict",
     "Stateful",
     "Step",
+    "Storage",
+    "Window",
     "draws",
     "expect_keys",
     "gradient_check",
     "load_weights",
+    "sequence_priority",
 ]

@@ -1,26 +1,22 @@
-"""Uniform replay on one device: rows in a ring, transitions and sequences drawn by index."""
+"""Replay: rollouts in; transitions or sequences out, uniformly or by priority, with n-step rewards."""
 
-import os
-from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
 
-import gymnasium
 import torch
 from torch import Tensor
 
+from ..envs.contract import EnvSpec
 from ..networks.encoder import State
-from ..spaces import Observation, map_leaves, tensors_of, zeros
+from .history import Digests, History
+from .places import Places, Sequences, Transitions
+from .priorities import PrioritySettings
+from .ring import Ring, expect_rows, parts_of
 from .rollout import Rollout
+from .rows import Rows
+from .slots import Slots
 from .stateful import StateDict, expect_keys
-
-
-@dataclass(frozen=True)
-class Sample:
-    """What was drawn, with the weight of each column and where it came from."""
-
-    rollout: Rollout
-    weight: Tensor  # [N] importance weights; ones when drawn uniformly
-    index: Tensor  # [N] int64, row * B + environment of the first row
+from .storage import Memory, Storage, check_room
+from .window import Sample, Window
 
 
 class ReplayBuffer:
@@ -34,205 +30,215 @@ class ReplayBuffer:
         self,
         capacity: int,
         num_envs: int,
-        space: gymnasium.Space[Any],
+        spec: EnvSpec,
         generator: torch.Generator,
         *,
         state: State = (),
         rollout_rows: int | None = None,
+        window: Window | None = None,
+        priorities: PrioritySettings | None = None,
+        storage: Storage = "device",
+        directory: Path | None = None,
     ) -> None:
-        """capacity: transitions over all environments; space: what one environment observes.
+        """capacity: transitions over all environments.
 
         state: the encoder's initial state of B environments; rollout_rows: of every rollout to come,
-        needed only where there is a state. Everything lives on the generator's device.
-        ValueError if the machine has not got the memory.
+        needed only where there is a state; directory: of mapped files. What is drawn lies on the generator's device.
+        ValueError if a sequence does not fit, or if there is no room for all of it.
         """
         assert rollout_rows or not state
-        self.num_rows, self.num_envs = max(capacity // num_envs, 1), num_envs
-        self._ring = self.num_rows + 1  # one more for the newest row's observation
-        self._stride = rollout_rows if state and rollout_rows else 1  # rows between two that a sequence can begin at
-        self._initial_state = state
-        self._space, self._generator = space, generator
-        self._oldest = self._size = 0
-        self._total = 0  # rows ever added
-        self._allocate(torch.device("meta"))
-        rings = [ring for rows in self._stored.values() for ring in tensors_of(rows).values()]
-        self.nbytes = sum(tensor.nbytes for tensor in (*rings, *self._states, self._transitions, self._drawable))
-        if generator.device.type == "cpu" and self.nbytes > _memory():
+        window = Window() if window is None else window
+        self.num_rows, self.num_envs, self.window = max(capacity // num_envs, 1), num_envs, window
+        self._generator = generator
+        self._is_lone = window.length == 1 and not state  # one transition, and not a sequence
+        if not self._is_lone and self.num_rows < (needed := window.num_rows + (rollout_rows or 0)):
             raise ValueError(
-                f"agent.replay_capacity={capacity} needs {self.nbytes / 1e9:.1f} GB of memory, "
-                f"this machine has {_memory() / 1e9:.1f} GB"
+                f"agent.replay_capacity={capacity} keeps {self.num_rows} rows of each environment, but a sequence of "
+                f"{window.num_rows} rows and a rollout of {rollout_rows or 0} need {needed}"
             )
+        near, far = Memory("device", generator.device), Memory(storage, generator.device, directory)
+        # One more for the newest row's observation, and the older frames of the oldest row's.
+        self._rows = Rows(spec, num_envs, self.num_rows + spec.frame_stack, near, far)
+        self._stride = rollout_rows if state and rollout_rows else 1  # rows between two that a sequence can begin at
+        num_starts = self.num_rows // self._stride
+        # The state before each rollout that is still whole.
+        self._states = [Ring(far, part.dtype, num_starts, num_envs, *part.shape[1:]) for part in state]
+        self._slots = slots = None if priorities is None else Slots(num_starts * num_envs, priorities, generator.device)
+        self._places: Places
+        if self._is_lone:
+            self._places = Transitions(self.num_rows, self._rows.rings["is_first"], near, slots)
+        else:
+            self._places = Sequences(window.num_rows, self.num_rows, num_envs, self._stride, slots)
+        rings = [*self._rows.all_rings, *self._states]
+        self.nbytes = sum(ring.nbytes for ring in rings) + self._places.nbytes
+        check_room(capacity, [(near, self._places.nbytes), *((ring.memory, ring.nbytes) for ring in rings)])
+        self._steps = torch.arange(window.num_rows + 1, device=generator.device).unsqueeze(1) * num_envs
+        self._is_allocated = False
+        self._digests: tuple[Digests, Digests] = {}, {}  # of rows and states, see History
 
     def __len__(self) -> int:
-        """Transitions that can be drawn."""
-        return self._size
+        """Transitions that can be drawn; sequences, where those are drawn."""
+        return len(self._places)
+
+    def num_sequences(self) -> int:
+        """Rows that a sample can begin at, of each environment; among single rows, fillers too."""
+        return self._places.num_starts
 
     def add(self, rollout: Rollout) -> None:
-        """Store a rollout in place of the oldest rows. ValueError if it is longer than the buffer."""
-        time, start = rollout.num_rows, self._total % self._ring
+        """Store a rollout in place of the oldest rows.
+
+        ValueError, before anything changes, if it is longer than the buffer, or of another form than what is stored.
+        """
+        time, start = rollout.num_rows, self._places.total
         if time > self.num_rows:
             raise ValueError(f"agent.replay_capacity: a rollout of {time} rows does not fit into {self.num_rows} rows")
         if self._states and time != self._stride:
             raise ValueError(f"replay: rollouts with a state must all have {self._stride} rows, got {time}")
-        self._use()
-        valid = rollout.valid
-        # The row after the newest is written over too: its observation becomes the newest successor.
-        counts = torch.stack((_read(self._drawable, start, time + 1).sum(), valid.sum()))
-        num_expired, num_fresh = counts.tolist()  # the one synchronisation of an `add`
-        for name, rows in self._stored.items():
-            map_leaves(lambda ring, fresh: _write(ring, start, fresh), rows, getattr(rollout, name))
-        _write(self._drawable, start, torch.cat((valid, torch.zeros_like(valid[:1]))))
-        size = len(self._transitions)
-        fresh = torch.nonzero_static(valid.flatten(), size=num_fresh).squeeze(1) + start * self.num_envs
-        _write(self._transitions, (self._oldest + self._size) % size, fresh % size)
-        self._oldest = (self._oldest + num_expired) % size
-        self._size += num_fresh - num_expired
-        for i, states in enumerate(self._states):
-            states[(self._total // self._stride) % len(states)] = rollout.state[i]
-        self._total += time
+        self._rows.check(rollout)
+        self._allocate()
+        if start == 0:
+            self._rows.write(0, rollout)
+            self._rows.check_stacks(rollout)
+        self._places.add(rollout.valid)
+        self._rows.write(start, rollout)
+        for ring, part in zip(self._states, rollout.state, strict=True):
+            ring.write(start // self._stride, part.unsqueeze(0))
 
-    def sample(self, batch_size: int, length: int = 1) -> Sample:
-        """Uniform draws with replacement, as a rollout of `length` rows and `batch_size` columns.
+    def sample(self, batch_size: int, beta: float = 1.0) -> Sample:
+        """Draws with replacement, uniformly or by priority; beta: exponent of the importance weights.
 
-        One row: uniform over transitions. Several: uniform over sequences, which may span episodes (mask with `valid`,
+        One row and no recurrent state: transitions. Otherwise sequences, which may span episodes (mask with `valid`,
         reset with `is_first`); where the encoder has a state they begin where a rollout did, with the state it had.
+        ValueError if there is nothing yet.
         """
-        if length == 1 and not self._states:
-            draw = self._draw(self._size, batch_size)
-            index = self._transitions[(draw + self._oldest) % len(self._transitions)]
-            state: State = ()
-        else:
-            row = self._first_row + self._draw(self.num_sequences(length), batch_size) * self._stride
-            env = torch.randint(self.num_envs, (batch_size,), generator=self._generator, device=row.device)
-            state = tuple(states[(row // self._stride) % len(states), env] for states in self._states)
-            index = (row % self._ring) * self.num_envs + env
-        steps = torch.arange(length + 1, device=index.device).unsqueeze(1) * self.num_envs
-        rows = ((index + steps) % len(self._transitions)).flatten()  # [(length + 1) * N]
-        inner = rows[: length * batch_size]
-
-        def gather(ring: Tensor, rows: Tensor) -> Tensor:
-            stored = ring.flatten(0, 1)
-            return stored.index_select(0, rows).view(-1, batch_size, *stored.shape[1:])
-
-        rollout = Rollout(
-            observation=map_leaves(lambda ring: gather(ring, rows), self._observation),
-            is_first=gather(self._rows["is_first"], rows),
-            action=gather(self._rows["action"], inner),
-            log_prob=None,
-            reward=gather(self._rows["reward"], inner),
-            terminated=gather(self._rows["terminated"], inner),
-            truncated=gather(self._rows["truncated"], inner),
-            state=state,
+        if not len(self):
+            raise ValueError("replay: nothing to draw from yet")
+        index, weight = self._places.draw(batch_size, beta, self._generator)
+        size = self._rows.size
+        if weight is None:
+            weight = torch.ones(batch_size, device=index.device)
+        at = (index + self._steps).remainder_(size)  # [R + 1, N]
+        if self.window.n_step == 1:
+            rollout = self._rollout(at, index)
+            discount = self.window.one_step(rollout.reward, rollout.terminated)
+            return Sample(rollout, rollout.reward, discount, None, weight, index)
+        if self._is_lone:
+            there = self._places.total - index // self.num_envs
+            fields = [self._rows.take(name, at[:-1]) for name in ("reward", "terminated", "truncated")]
+            reward, discount, count = self.window.sums(*fields, self._rows.take("is_first", at), there)
+            # A row and its successor, however far apart, as if they were neighbours.
+            pair = torch.cat((index.unsqueeze(0), index + count * self.num_envs)).remainder_(size)
+            return Sample(self._rollout(pair, index), reward, discount, None, weight, index)
+        rollout = self._rollout(at, index)
+        reward, discount, count = self.window.sums(
+            rollout.reward, rollout.terminated, rollout.truncated, rollout.is_first
         )
-        return Sample(rollout, rollout.reward.new_ones(batch_size), index)
+        successor = count + torch.arange(len(count), device=count.device).unsqueeze(1)
+        return Sample(rollout, reward, discount, successor, weight, index)
 
-    def num_sequences(self, length: int) -> int:
-        """Sequences of `length` rows that can be drawn, for each environment."""
-        return max((self._total - length - self._first_row) // self._stride + 1, 0)
+    def prioritise(self, index: Tensor, priority: Tensor) -> None:
+        """Set the priority [N] of what was drawn, by its `index` [N]; passes over what has gone since.
+
+        ValueError, before anything changes, if one is negative, NaN, infinite or too large; or if draws are uniform.
+        """
+        self._places.update(index, priority)
+
+    def _rollout(self, at: Tensor, index: Tensor) -> Rollout:
+        """The rows at places [R + 1, N] of the rings, of which the last is only a successor."""
+        rows, inner = self._rows, at[:-1]
+        is_consecutive = self.window.n_step == 1 or not self._is_lone
+        return Rollout(
+            observation=rows.observation(at, is_consecutive),
+            is_first=rows.take("is_first", at),
+            action=rows.take("action", inner).long(),
+            log_prob=None,
+            reward=rows.take("reward", inner),
+            terminated=rows.take("terminated", inner),
+            truncated=rows.take("truncated", inner),
+            state=self._state(index),
+            action_mask=rows.take("action_mask", at) if rows.has_action_mask else None,
+        )
+
+    def _state(self, index: Tensor) -> State:
+        """Recurrent state before rows [N]."""
+        if not self._states:
+            return ()
+        number = index // (self._stride * self.num_envs) * self.num_envs + index % self.num_envs
+        return tuple(ring.take(number % (ring.length * self.num_envs), index.device) for ring in self._states)
 
     def state_dict(self) -> StateDict:
-        self._use()
-        used = min(self._total + 1, self._ring)
+        self._allocate()
+        total, states = self._places.total, self._places.total // self._stride
+        first = max(total + 1 - self._rows.length, 0)
+        first_state = max(states - self.num_rows // self._stride, 0)
         return {
-            "rows": {name: map_leaves(lambda ring: ring[:used], rows) for name, rows in self._stored.items()},
-            "states": list(self._states),
-            "transitions": _read(self._transitions, self._oldest, self._size),
-            "counters": {"total": self._total, "num_rows": self.num_rows, "num_envs": self.num_envs},
+            "rows": History(first, total, self._rows.read, self._digests[0]),
+            "newest": self._rows.newest(total) if total else {},
+            "states": None if not self._states else History(first_state, states, self._read_states, self._digests[1]),
+            "priorities": None if self._slots is None else self._slots.priorities.state_dict(),
+            "counters": {"total": total, **self._form},
             "generator": self._generator.get_state(),
         }
 
     def load_state_dict(self, state: StateDict) -> None:
         """ValueError, before anything changes, if what it holds has another capacity, shape or type."""
-        expect_keys("replay", state, {"rows", "states", "transitions", "counters", "generator"})
-        expect_keys("replay rows", state["rows"], set(self._stored))
-        expect_keys("replay counters", state["counters"], {"total", "num_rows", "num_envs"})
-        old, own = (state["counters"]["num_rows"], state["counters"]["num_envs"]), (self.num_rows, self.num_envs)
+        expect_keys("replay", state, {"rows", "newest", "states", "priorities", "counters", "generator"})
+        counters, form = state["counters"], self._form
+        expect_keys("replay counters", counters, {"total", *form})
+        old, own = (counters["num_rows"], counters["num_envs"]), (self.num_rows, self.num_envs)
         if old != own:
             raise ValueError(
                 f"agent.replay_capacity: the checkpoint's replay keeps {old[0]} rows of {old[1]} environments, "
                 f"this one {own[0]} of {own[1]}; leave the capacity and env.num_envs as they were"
             )
-        for name, rows in self._stored.items():
-            saved, ours = _forms(state["rows"][name]), _forms(rows)
-            for leaf in {**saved, **ours}:
-                if saved.get(leaf) != ours.get(leaf):
-                    what = f"{name} {leaf!r}" if leaf else name
-                    raise ValueError(
-                        f"replay: the checkpoint's {what} has another shape or type than this environment's"
-                    )
-        if [states.shape for states in state["states"]] != [states.shape for states in self._states]:
+        for name, value in form.items():
+            if counters[name] != value:
+                raise ValueError(f"replay: {name} is {counters[name]} in the checkpoint, here {value}")
+        rows, states = state["rows"], state["states"]
+        expect_rows(self._rows.rings, rows)
+        if (states is None) != (not self._states):
             raise ValueError("replay: the checkpoint's recurrent states have other shapes than this encoder's")
-        self._use()
-        for name, rows in self._stored.items():
-            map_leaves(lambda ring, saved: _write(ring, 0, saved), rows, state["rows"][name])
-        for target, states in zip(self._states, state["states"], strict=True):
-            target.copy_(states)
-        transitions = state["transitions"].to(self._transitions.device)
-        self._oldest, self._size, self._total = 0, len(transitions), state["counters"]["total"]
-        self._transitions[: self._size] = transitions
-        self._drawable.fill_(False).view(-1)[transitions] = True
+        if states is not None:
+            expect_rows(self._state_rings, states)
+        self._allocate()
+        if self._slots is not None:
+            self._slots.priorities.load_state_dict(state["priorities"])
+        for start, part in parts_of(rows):
+            self._rows.write_back(start, part, goes_on=start > rows.first)
+        if counters["total"]:
+            newest = {name: row.unsqueeze(0) for name, row in state["newest"].items()}
+            self._rows.write_back(counters["total"], newest, goes_on=True)
+        if states is not None:
+            for start, part in parts_of(states):
+                for name, ring in self._state_rings.items():
+                    ring.write(start, part[name])
+        self._places.load(counters["total"])
+        self._digests = dict(rows.digests), {} if states is None else dict(states.digests)
         self._generator.set_state(state["generator"])
 
     @property
-    def _stored(self) -> dict[str, Observation]:
-        """All that a rollout brings for each row, by the name it has there."""
-        return {"observation": self._observation, **self._rows}
+    def _form(self) -> dict[str, int | None]:
+        """What has to be as it was for a checkpoint to go on from."""
+        by_priority = self._slots is not None
+        return {
+            "num_rows": self.num_rows,
+            "num_envs": self.num_envs,
+            "frame_stack": self._rows.num_frames,
+            "rollout_rows": self._stride if self._states else None,
+            "prioritised_rows": (1 if self._is_lone else self.window.num_rows) if by_priority else None,
+        }
 
     @property
-    def _first_row(self) -> int:
-        """The oldest row that a sequence can begin at, counted from the first row ever added."""
-        oldest = max(self._total - self.num_rows, 0)
-        return -(-oldest // self._stride) * self._stride
+    def _state_rings(self) -> dict[str, Ring]:
+        return {f"state.{place}": ring for place, ring in enumerate(self._states)}
 
-    def _draw(self, bound: int, size: int) -> Tensor:
-        if bound == 0:
-            raise ValueError("replay: nothing to draw from yet")
-        return torch.randint(bound, (size,), generator=self._generator, device=self._generator.device)
+    def _read_states(self, start: int, stop: int) -> dict[str, Tensor]:
+        return {name: ring.read(start, stop) for name, ring in self._state_rings.items()}
 
-    def _use(self) -> None:
+    def _allocate(self) -> None:
         """Take the memory, if this is the first use."""
-        if self._drawable.is_meta:
-            self._allocate(self._generator.device)
-
-    def _allocate(self, device: torch.device) -> None:
-        shape = (self._ring, self.num_envs)
-        self._observation = zeros(self._space, *shape, device=device)
-        self._rows = {
-            "is_first": torch.zeros(shape, dtype=torch.bool, device=device),
-            "action": torch.zeros(shape, dtype=torch.int64, device=device),
-            "reward": torch.zeros(shape, device=device),
-            "terminated": torch.zeros(shape, dtype=torch.bool, device=device),
-            "truncated": torch.zeros(shape, dtype=torch.bool, device=device),
-        }
-        self._drawable = torch.zeros(shape, dtype=torch.bool, device=device)
-        # Flat indices of the transitions that can be drawn, oldest first from `_oldest`, itself a ring.
-        self._transitions = torch.zeros(self._ring * self.num_envs, dtype=torch.int64, device=device)
-        # The state before each rollout that is still whole, [rollouts, B, ...].
-        num_states = self.num_rows // self._stride
-        self._states = tuple(part.new_zeros(num_states, *part.shape, device=device) for part in self._initial_state)
-
-
-def _read(ring: Tensor, start: int, length: int) -> Tensor:
-    """The rows of a ring from `start` on, past its end to its beginning."""
-    fit = len(ring) - start
-    return ring[start : start + length] if length <= fit else torch.cat((ring[start:], ring[: length - fit]))
-
-
-def _write(ring: Tensor, start: int, rows: Tensor) -> Tensor:
-    """The ring, with the rows written from `start` on, past its end to its beginning."""
-    fit = len(ring) - start
-    if len(rows) <= fit:
-        ring[start : start + len(rows)] = rows
-    else:
-        ring[start:], ring[: len(rows) - fit] = rows[:fit], rows[fit:]
-    return ring
-
-
-def _forms(rows: Observation) -> dict[str, tuple[torch.Size, torch.dtype]]:
-    """Shape of a row and type, by leaf."""
-    return {name: (leaf.shape[1:], leaf.dtype) for name, leaf in tensors_of(rows).items()}
-
-
-def _memory() -> int:
-    """Bytes of memory of this machine."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        if not self._is_allocated:
+            for ring in (*self._rows.all_rings, *self._states):
+                ring.allocate()
+            self._places.allocate()
+            self._is_allocated = True

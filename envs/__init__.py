@@ -2,9 +2,11 @@
 
 from .address import EnvironmentFailure, episode_seed
 from .contract import EnvSpec, EnvStep, Episode, VectorEnv
+from .frame_stack import FrameStack
 from .gymnasium_envs import EVALUATION, FRESH, TRAINING, GymnasiumEnvs, NonFiniteEnvError
 from .make import EnvConfig, env_maker
 from .memory import PartialObservation
+from .recall import register
 
 __all__ = [
     "EVALUATION",
@@ -15,6 +17,7 @@ __all__ = [
     "EnvStep",
     "EnvironmentFailure",
     "Episode",
+    "FrameStack",
     "GymnasiumEnvs",
     "NonFiniteEnvError",
     "PartialObservation",
@@ -22,3 +25,5 @@ __all__ = [
     "env_maker",
     "episode_seed",
 ]
+
+register()

@@ -9,9 +9,13 @@ import numpy as np
 from gymnasium.spaces import Box
 
 from ..spaces import leaves, one_line
+from .actions import BoolArray, choices
 from .arrays import Arrays
+from .frame_stack import frames_of
 
 AnyEnv: TypeAlias = gymnasium.Env[Any, Any]
+
+_MASK = "action_mask"  # in an info, as gymnasium's environments have it
 
 
 class EnvironmentFailure(RuntimeError):
@@ -39,7 +43,8 @@ class AddressedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
 
     Holds for environments whose reset(seed=...) determines an episode; state that outlives an episode is not restored.
     With `autoreset` an ended episode is followed by the next; without, the environment rests on its final observation,
-    reward 0, until reset(options={"begin": ...}). Every info is empty: nobody asks for it, and gathering it costs.
+    reward 0, until reset(options={"begin": ...}). Of an info no more is left than the action mask, which gymnasium's
+    environments put there: nobody asks for the rest, and gathering it costs.
     """
 
     def __init__(self, env: AnyEnv, seed: int, stream: int, env_index: int, autoreset: bool) -> None:
@@ -52,6 +57,10 @@ class AddressedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         space = env.observation_space
         self._shape, self._dtype = space.shape, space.dtype
         self._box = leaves(space)[""] if isinstance(space, Box) else None  # Arrays has checked the others
+        self._choices = choices(env.action_space)
+        self._is_masked: bool | None = None  # not known before the first reset
+        self._info: dict[str, Any] = {}
+        self._begun: tuple[Any, dict[str, Any]] | None = None
         self.restore_to: Address | None = None
 
     @property
@@ -66,6 +75,33 @@ class AddressedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         return space
 
     @property
+    def frame_stack(self) -> int:
+        """Frames in each of its observations."""
+        return frames_of(self.env)
+
+    @property
+    def has_action_mask(self) -> bool:
+        """Whether its infos say which actions are legal.
+
+        To find out, its episode 0 is begun, and kept until it is asked for: so nobody sees a reset that is not theirs.
+        """
+        if self._is_masked is None:
+            try:
+                begun = self.env.reset(seed=episode_seed(*self._source, 0))
+                self._is_masked = self._choices is not None and _MASK in begun[1]
+            except Exception:  # will fail again, and then with its address
+                return False
+            self._begun = begun
+            if self._choices is not None and self._is_masked:
+                self._info = {_MASK: self._choices.places}  # of a row before the first
+        return self._is_masked
+
+    @property
+    def action_mask(self) -> BoolArray | None:
+        """Legal actions of the newest row, [A] or [D branches, A]: one at least, of each branch."""
+        return self._info.get(_MASK)
+
+    @property
     def address(self) -> Address:
         return Address(self._episode, list(self._actions), self.ended)
 
@@ -76,42 +112,71 @@ class AddressedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         if options is not None and "begin" in options:
             index = options["begin"]
             return self._begin(self._episode + 1 if index is None else index)
-        return self._begin(self._episode + 1) if self._autoreset else (self._observation, {})
+        return self._begin(self._episode + 1) if self._autoreset else (self._observation, self._info)
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         if self.ended:  # at rest, or restored between an episode's end and the next one's beginning
-            return self.reset()[0], 0.0, False, False, {}
-        self._actions.append(action)
+            observation, info = self.reset()
+            return observation, 0.0, False, False, info
+        # Of several branches it is a view of memory that others may write to.
+        self._actions.append(action.copy() if isinstance(action, np.ndarray) else action)
         try:
-            observation, reward, terminated, truncated, _ = self.env.step(action)
+            observation, reward, terminated, truncated, info = self.env.step(action)
             self._check(observation)
             reward, terminated, truncated = float(reward), bool(terminated), bool(truncated)
+            if self._is_masked or _MASK in info:
+                self._mask(info, terminated, truncated)
         except Exception as error:
             raise self._failure(error) from error
         self._observation, self.ended = observation, terminated or truncated
-        return observation, reward, terminated, truncated, {}
+        return observation, reward, terminated, truncated, self._info
 
     def _begin(self, episode: int) -> tuple[Any, dict[str, Any]]:
         self._episode, self._actions, self.ended = episode, [], False
         try:
-            self._observation, _ = self.env.reset(seed=episode_seed(*self._source, episode))
+            self._observation, info = self._first(episode)
             self._check(self._observation)
+            if self._is_masked is None:
+                self._is_masked = self._choices is not None and _MASK in info
+            if self._is_masked or _MASK in info:
+                self._mask(info, False, False)
         except Exception as error:
             raise self._failure(error) from error
-        return self._observation, {}
+        return self._observation, self._info
+
+    def _first(self, episode: int) -> tuple[Any, dict[str, Any]]:
+        begun, self._begun = self._begun, None
+        if begun is not None and episode == 0:
+            return begun
+        return self.env.reset(seed=episode_seed(*self._source, episode))
 
     def _restore(self, address: Address) -> tuple[Any, dict[str, Any]]:
         self.restore_to = None
         if address.episode < 0:
-            self._episode, self.ended = address.episode, True
-            return self.env.reset(seed=0)[0], {}
+            self._episode, self.ended, self._begun = address.episode, True, None
+            return self.env.reset(seed=0)[0], self._info
         self._begin(address.episode)
         for action in address.actions:
             if self.ended:
                 break  # earlier than it did: not determined by its seed, so the rest of the actions mean nothing
             self.step(action)
         self.ended = self.ended or address.ended
-        return self._observation, {}
+        return self._observation, self._info
+
+    def _mask(self, info: dict[str, Any], terminated: bool, truncated: bool) -> None:
+        """Keep the mask of a row. A final one may forbid everything, and after termination be missing."""
+        if self._choices is None:  # means something to others, perhaps
+            return
+        if not self._is_masked:
+            raise ValueError("an info has an action mask, but that of the first reset had none")
+        if _MASK not in info and not terminated:
+            raise ValueError("the info has no action mask, but that of the first reset had one")
+        legal = self._choices.legal(info[_MASK]) if _MASK in info else self._choices.places
+        if terminated or truncated:
+            legal = self._choices.opened(legal)
+        else:
+            self._choices.check(legal)
+        self._info = {_MASK: legal}
 
     def _check(self, observation: Any) -> None:
         box = self._box

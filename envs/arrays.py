@@ -35,8 +35,13 @@ def in_arrays(env: gymnasium.Env[Any, Any]) -> gymnasium.Env[Any, Any]:
 
 
 def _box(leaf: Leaf) -> spaces.Box:
-    if leaf.dtype == torch.float32:
-        return spaces.Box(-np.inf, np.inf, leaf.shape, np.float32)
-    if leaf.dtype == torch.uint8:
-        return spaces.Box(0, 255, leaf.shape, np.uint8)
-    return spaces.Box(0, np.iinfo(np.int64).max, leaf.shape, np.int64)
+    low, high, dtype = _BOUNDS[leaf.dtype]
+    return spaces.Box(low, high, leaf.shape, dtype)
+
+
+_BOUNDS: dict[torch.dtype, tuple[Any, Any, Any]] = {
+    torch.float32: (-np.inf, np.inf, np.float32),
+    torch.bool: (0, 1, np.bool_),
+    torch.uint8: (0, 255, np.uint8),
+    torch.int64: (0, np.iinfo(np.int64).max, np.int64),
+}

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import gymnasium
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -36,6 +38,40 @@ class EnvSpec:
                 f"agent.kind={agent} needs a Discrete action space, but env.id={self.id} has {self.action_space}"
             )
         return self.num_actions
+
+    def choices(self, agent: str) -> tuple[int, ...]:
+        """Number of actions of each branch, of one if the space is Discrete; ValueError if actions are no choices."""
+        if self.branches is not None:
+            return self.branches
+        if self.num_actions is None:
+            raise ValueError(
+                f"agent.kind={agent} needs a Discrete or MultiDiscrete action space, "
+                f"but env.id={self.id} has {self.action_space}"
+            )
+        return (self.num_actions,)
+
+    @property
+    def padding(self) -> Tensor | None:
+        """[D, A] bool: the actions that each of D branches has, A the most; None where all have as many."""
+        if self.branches is None or len(set(self.branches)) == 1:
+            return None
+        return torch.arange(max(self.branches)) < torch.tensor(self.branches).unsqueeze(1)
+
+    def action_mask(self, legal: npt.NDArray[np.bool_]) -> Tensor:
+        """Legal actions [B, A], of branches one after another, as [B, A] or [B, D, A]; ValueError for another size."""
+        choices = self.branches if self.branches is not None else (self.num_actions or 0,)
+        if legal.ndim != 2 or legal.shape[1] != sum(choices):
+            raise ValueError(
+                f"action mask has shape {list(legal.shape)}, but env.id={self.id} with {self.action_space} needs "
+                f"[B, {sum(choices)}]"
+            )
+        mask = torch.from_numpy(legal)
+        if self.branches is None:
+            return mask
+        rows = mask.new_zeros(len(legal), len(choices), max(choices))
+        for branch, part in enumerate(mask.split(choices, 1)):
+            rows[:, branch, : choices[branch]] = part
+        return rows
 
 
 class EnvStep(NamedTuple):

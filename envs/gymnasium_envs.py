@@ -9,6 +9,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from multiprocessing import connection
 from typing import Any, NamedTuple
@@ -16,11 +17,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-from gymnasium.spaces import Discrete
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 from torch import Tensor
 
 from ..spaces import Observation, first_leaf, leaves, map_leaves, one_line, tensors_of, zeros
+from .actions import choices
 from .address import Address, AddressedEnv, AnyEnv, EnvironmentFailure
 from .arrays import in_arrays
 from .contract import EnvSpec, EnvStep, Episode
@@ -82,12 +83,18 @@ class GymnasiumEnvs:
         else:
             self._envs = SyncEnvs(makers)
         self.spec = _spec(self._envs)
+        if self._has_action_mask():
+            self.spec = replace(self.spec, has_action_mask=True)
+        start = np.array(self.spec.action_start)
+        # Of branches always, so that no environment can write to what it is given.
+        self._start = start if start.any() or start.ndim else None
         self._ended = np.ones(num_envs, np.bool_)
         self._statistics = EpisodeStatistics(num_envs)
         self._observation = zeros(self.spec.observation_space, num_envs)
         parts = leaves(self.spec.observation_space).values()
         self._floats = [leaf for leaf in parts if leaf.dtype == torch.float32]
         self._dtype = first_leaf(self._observation).numpy().dtype  # of a lone leaf
+        self._infos: dict[str, Any] = {}  # of the newest rows of an asynchronous vector env
         self._reuses = asynchronous  # the memory of a row for the next one
 
     def reset(self, episode: int | None = None) -> EnvStep:
@@ -100,8 +107,8 @@ class GymnasiumEnvs:
 
     def step(self, action: Tensor) -> EnvStep:
         actions = action.cpu().numpy()
-        if self.spec.action_start:
-            actions = actions + self.spec.action_start
+        if self._start is not None:
+            actions = actions + self._start
         observation, reward, terminated, truncated = self._step(actions)
         done = terminated | truncated
         is_first = self._ended
@@ -175,11 +182,15 @@ class GymnasiumEnvs:
         arrays = (reward.astype(np.float32), terminated, truncated, is_first)
         row = EnvStep(self._tensors(observation), *map(torch.from_numpy, arrays))
         self._observation = row.observation
-        if self.device.type != "cpu":
-            observation, *others = row
-            others = [tensor.to(self.device, non_blocking=True) for tensor in others]
-            row = EnvStep(map_leaves(lambda leaf: leaf.to(self.device, non_blocking=True), observation), *others)
-        return row
+        if self.spec.has_action_mask:
+            row = row._replace(action_mask=torch.from_numpy(self._action_masks()))
+        if self.device.type == "cpu":
+            return row
+        observation, *others = row
+        return EnvStep(
+            map_leaves(lambda leaf: leaf.to(self.device, non_blocking=True), observation),
+            *(tensor.to(self.device, non_blocking=True) for tensor in others if tensor is not None),
+        )
 
     def _tensors(self, observation: Any) -> Observation:
         """Of the leaves' types, and a copy where the vector env reuses its buffer."""
@@ -198,19 +209,46 @@ class GymnasiumEnvs:
             env = int(np.flatnonzero(~finite)[0])
             raise NonFiniteEnvError(f"reward of env {env} is {reward[env]}")
 
+    def _has_action_mask(self) -> bool:
+        """Whether rows have masks: each environment begins its episode 0 to find out, and keeps it for the first reset.
+
+        ValueError if some have one and some have not.
+        """
+        if isinstance(self._envs, SyncEnvs):
+            found = self._envs.get_attr("has_action_mask")
+        else:
+            with self._answering():
+                self._envs.call_async("has_action_mask")
+                found = self._envs.call_wait(timeout=STEP_TIMEOUT)
+        if any(found) and not all(found):
+            self.close()
+            without = [i for i, has_one in enumerate(found) if not has_one]
+            raise ValueError(f"{self.spec.id}: all environments must have an action mask or none; without: {without}")
+        return all(found)
+
+    def _action_masks(self) -> npt.NDArray[np.bool_]:
+        """Of the newest rows, [B, A] or [B, D, A]; new memory."""
+        masks: npt.NDArray[np.bool_] = (
+            self._envs.action_masks() if isinstance(self._envs, SyncEnvs) else self._infos["action_mask"]
+        )
+        return masks
+
     def _reset(self, options: dict[str, Any]) -> Any:
         if isinstance(self._envs, SyncEnvs):
             return self._envs.reset(options)
         with self._answering():
             self._envs.reset_async(options=options)
-            return self._envs.reset_wait(timeout=STEP_TIMEOUT)[0]
+            observation, self._infos = self._envs.reset_wait(timeout=STEP_TIMEOUT)
+            return observation
 
     def _step(self, actions: npt.NDArray[Any]) -> tuple[Any, Any, Any, Any]:
         if isinstance(self._envs, SyncEnvs):
             return self._envs.step(actions)
         with self._answering():
             self._envs.step_async(actions)
-            return self._envs.step_wait(timeout=STEP_TIMEOUT)[:4]
+            *row, self._infos = self._envs.step_wait(timeout=STEP_TIMEOUT)
+            observation, reward, terminated, truncated = row
+            return observation, reward, terminated, truncated
 
     @contextmanager
     def _answering(self) -> Iterator[None]:
@@ -255,11 +293,17 @@ def _addressed(
 
 
 def _spec(envs: SyncEnvs | AsyncVectorEnv) -> EnvSpec:
-    action = envs.single_action_space
+    found = choices(envs.single_action_space)
+    branches = found.sizes if found is not None and found.is_branched else None
+    start: int | tuple[int, ...] = 0
+    if found is not None:
+        start = found.start if branches else found.start[0]
     return EnvSpec(
         id=envs.get_attr("env_id")[0],
         observation_space=envs.get_attr("own_space")[0],
-        num_actions=int(action.n) if isinstance(action, Discrete) else None,
-        action_start=int(action.start) if isinstance(action, Discrete) else 0,
-        action_space=one_line(action),
+        num_actions=None if found is None or branches else found.sizes[0],
+        action_start=start,
+        action_space=one_line(envs.single_action_space),
+        branches=branches,
+        frame_stack=envs.get_attr("frame_stack")[0],
     )

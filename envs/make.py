@@ -1,15 +1,18 @@
 """Single environments from a config."""
 
-from collections.abc import Callable
-from typing import Annotated
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any, Literal
 
 import gymnasium
-from pydantic import Field, JsonValue
+from pydantic import Field, JsonValue, model_validator
 
 from ..configs.config import Config
 from ..configs.suggest import suggest
 from ..spaces import one_line
+from . import atari, minatar
 from .address import AnyEnv
+from .frame_stack import FrameStack
 from .memory import PartialObservation
 
 
@@ -19,26 +22,80 @@ class EnvConfig(Config):
     asynchronous: bool = False  # one process an environment: pays where a step takes longer than about 100 us
     max_episode_steps: Annotated[int, Field(gt=0)] | None = None  # truncate there; None leaves it to the environment
     observe: tuple[int, ...] | None = None  # entries of a vector observation that are shown; None shows all
+    frame_stack: Annotated[int, Field(gt=0)] = 1  # frames that an observation shows, see FrameStack
+    protocol: atari.ProtocolName | None = None  # how Atari is played, see atari.Protocol; None leaves it to ale-py
+    backend: Literal["gymnasium", "ale"] = "gymnasium"  # ale: ale-py's own vector environment, see AtariVectorEnvs
     kwargs: dict[str, JsonValue] = Field(default_factory=dict)  # passed on to gymnasium.make
 
+    @model_validator(mode="before")
+    @classmethod
+    def _protocol_stacks_frames(cls, tree: Any) -> Any:
+        if isinstance(tree, dict) and tree.get("protocol") is not None and "frame_stack" not in tree:
+            return {**tree, "frame_stack": atari.FRAME_STACK}
+        return tree
 
-def env_maker(config: EnvConfig) -> Callable[[], AnyEnv]:
-    """A function that makes the environment anew; ValueError names an unknown id or an argument it refuses."""
+    @model_validator(mode="after")
+    def _check(self) -> "EnvConfig":
+        if self.protocol is not None:
+            if not atari.is_id(self.id):
+                raise ValueError(f"env.protocol={self.protocol} needs an env.id such as ALE/Pong-v5, got {self.id}")
+            for name in atari.FIXED:
+                if name in self.kwargs:
+                    given = f"env.kwargs.{name}={self.kwargs[name]}"
+                    raise ValueError(f"{given} contradicts env.protocol={self.protocol}, which settles it; remove one")
+        if self.backend == "ale":
+            if self.protocol is None:
+                raise ValueError(f"env.backend=ale needs an env.protocol: {' or '.join(atari.PROTOCOLS)}")
+            if self.kwargs:
+                raise ValueError(f"env.backend=ale takes no env.kwargs, got {self.kwargs}; env.backend=gymnasium does")
+            if self.asynchronous:
+                raise ValueError("env.asynchronous=true: env.backend=ale has threads of its own; remove one")
+            if self.observe is not None:
+                raise ValueError(f"env.observe={list(self.observe)}: env.backend=ale shows images")
+        return self
+
+
+def env_maker(config: EnvConfig, *, training: bool = True) -> Callable[[], AnyEnv]:
+    """A function that makes the environment anew; ValueError names an unknown id or an argument it refuses.
+
+    Without `training` an episode is a whole game with its own rewards, where a protocol trains on something else.
+    """
 
     def make() -> AnyEnv:
-        try:
-            env: AnyEnv = gymnasium.make(
-                config.id, max_episode_steps=config.max_episode_steps, disable_env_checker=True, **config.kwargs
-            )
-        except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
-            reason = one_line(error)
-            raise ValueError(f"env.id={config.id} needs a package that is not installed: {reason}") from error
-        except gymnasium.error.UnregisteredEnv as error:
-            reason = one_line(error).partition(" Did you mean")[0].rstrip(".")
-            raise ValueError(f"env.id={config.id}: {reason}{suggest(config.id, gymnasium.registry)}") from error
-        except Exception as error:  # whatever an environment makes of arguments that it does not take
-            reason = f"{type(error).__name__}: {one_line(error)}"
-            raise ValueError(f"env.id={config.id} with env.kwargs={config.kwargs} cannot be made: {reason}") from error
-        return env if config.observe is None else PartialObservation(env, config.observe)
+        with explained(config):
+            env = _made(config, training)
+        if config.observe is not None:
+            env = PartialObservation(env, config.observe)
+        return env if config.frame_stack == 1 else FrameStack(env, config.frame_stack)
 
     return make
+
+
+@contextmanager
+def explained(config: EnvConfig) -> Iterator[None]:
+    """ValueError, in one line, for whatever keeps an environment from being made."""
+    try:
+        yield
+    except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
+        reason = one_line(error)
+        raise ValueError(f"env.id={config.id} needs a package that is not installed: {reason}") from error
+    except gymnasium.error.UnregisteredEnv as error:
+        reason = one_line(error).partition(" Did you mean")[0].rstrip(".")
+        raise ValueError(f"env.id={config.id}: {reason}{suggest(config.id, gymnasium.registry)}") from error
+    except Exception as error:  # whatever an environment makes of arguments that it does not take
+        reason = f"{type(error).__name__}: {one_line(error)}"
+        raise ValueError(f"env.id={config.id} with env.kwargs={config.kwargs} cannot be made: {reason}") from error
+
+
+def _made(config: EnvConfig, training: bool) -> AnyEnv:
+    if atari.is_id(config.id):
+        atari.register()
+    if config.protocol is not None:
+        protocol = atari.PROTOCOLS[config.protocol]
+        return atari.make(config.id, protocol, training, config.max_episode_steps, config.kwargs)
+    if config.id.startswith(minatar.NAMESPACE):
+        return minatar.make(config.id, config.max_episode_steps, config.kwargs)
+    env: AnyEnv = gymnasium.make(
+        config.id, max_episode_steps=config.max_episode_steps, disable_env_checker=True, **config.kwargs
+    )
+    return env

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium.spaces import Box
 
-from ..spaces import one_line
+from ..spaces import leaves, one_line
 from .address import AnyEnv
 
 
@@ -23,9 +23,11 @@ class PartialObservation(gymnasium.ObservationWrapper[npt.NDArray[Any], Any, npt
         size = space.shape[0]
         if not indices or not all(0 <= index < size for index in indices):
             raise ValueError(f"env.observe={list(indices)}: must name entries from 0 to {size - 1}")
+        self._whole = leaves(space)[""]
         self._indices = np.asarray(indices)
         self.observation_space = Box(space.low[self._indices], space.high[self._indices], dtype=space.dtype.type)
 
     def observation(self, observation: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        shown: npt.NDArray[Any] = observation[self._indices]
+        # Of a longer observation the entries would be there, and be others.
+        shown: npt.NDArray[Any] = self._whole.check(observation)[self._indices]
         return shown

@@ -14,8 +14,8 @@ from .address import AddressedEnv
 class SyncEnvs:
     """What GymnasiumEnvs asks of gymnasium's SyncVectorEnv, in half of its time for one environment.
 
-    Less is to be done here: an AddressedEnv begins its next episode itself and gives plain values, no infos. Every row
-    is new memory.
+    Less is to be done here: an AddressedEnv begins its next episode itself and gives plain values; infos are not
+    gathered. Every row is new memory.
     """
 
     def __init__(self, makers: Sequence[Callable[[], AddressedEnv]]) -> None:
@@ -59,6 +59,10 @@ class SyncEnvs:
                 rows[i] = observation
             return rows
         return {name: np.array([each[name] for each in observations], part.dtype) for name, part in self._parts.items()}
+
+    def action_masks(self) -> npt.NDArray[np.bool_]:
+        """Of every environment's newest row, [B, A] or [B, D, A]."""
+        return np.array([env.action_mask for env in self.envs])
 
     def get_attr(self, name: str) -> tuple[Any, ...]:
         return tuple(getattr(env, name) for env in self.envs)

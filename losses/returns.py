@@ -57,6 +57,33 @@ def n_step_return(reward: Tensor, discount: Tensor, cut: Tensor, next_value: Ten
     return result
 
 
+def n_step_sums(
+    reward: Tensor, terminated: Tensor, ends: Tensor, n: int, discount: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Sum of up to n discounted rewards from each row, discount of its successor, and how many rows on that is.
+
+    all [T, B, ...], T >= n -> each [T - n + 1, B, ...]: the rows from which on n are there. A sum takes in m rewards,
+    up to the first row that is terminated or `ends` (bool: the next row is none of this episode's transitions); then
+    come discount**m, 0 if the last of them terminated, and m (int64). What stands in rows that a sum does not reach
+    changes nothing, not even NaN.
+    Raises ValueError if n < 1 or n > T. Source: Sutton & Barto 2018, eq. 7.1.
+    """
+    expect_shape(reward.shape, terminated=terminated, ends=ends)
+    if not 1 <= n <= reward.shape[0]:
+        raise ValueError(f"n must be in [1, {reward.shape[0]}], the number of rows, got {n}")
+    length = reward.shape[0] - n + 1
+    goes_on = (ends | terminated).logical_not()
+    total, count = reward[:length], torch.ones_like(goes_on[:length], dtype=torch.int64)
+    is_there = goes_on[:length]  # row k of the sum, if none of the rows before it is the last
+    for k in range(1, n):
+        total = torch.where(is_there, total.add(reward[k : k + length], alpha=discount**k), total)
+        count = count + is_there
+        is_there = is_there & goes_on[k : k + length]
+    row = torch.arange(-1, length - 1, device=count.device).view(-1, *[1] * (count.ndim - 1))
+    has_terminated = terminated.gather(0, row + count)
+    return total, (discount ** count.to(reward.dtype)).masked_fill_(has_terminated, 0.0), count
+
+
 def gae(reward: Tensor, discount: Tensor, value: Tensor, next_value: Tensor, cut: Tensor, lambda_: float) -> Tensor:
     """Generalised advantage estimate: A_t = delta_t + discount_t lambda A_{t+1} (Schulman et al. 2016, eq. 16).
 
@@ -66,6 +93,20 @@ def gae(reward: Tensor, discount: Tensor, value: Tensor, next_value: Tensor, cut
     expect_shape(reward.shape, discount=discount, value=value, next_value=next_value, cut=cut)
     delta = reward + discount * next_value - value
     return _accumulate(delta, (discount * lambda_).masked_fill(cut, 0.0))
+
+
+def lambda_return(reward: Tensor, discount: Tensor, next_value: Tensor, cut: Tensor, lambda_: float) -> Tensor:
+    """Mean of all n-step returns: G_t = r_t + discount_t ((1 - lambda) next_value_t + lambda G_{t+1}).
+
+    all [T, B, ...] -> [T, B, ...]. At a cut G_t = r_t + discount_t next_value_t. lambda_ = 0 is the one-step target;
+    1 is the reward-to-go. With the greatest action value for next_value this is Peng's Q(lambda) (Peng & Williams
+    1996), which does not ask whether the actions taken were greedy: the target of PQN (Gallici et al. 2024).
+    Source: Sutton & Barto 2018, eq. 12.18.
+    """
+    expect_shape(reward.shape, discount=discount, next_value=next_value, cut=cut)
+    ends = torch.cat((cut[:-1], torch.ones_like(cut[-1:])))
+    bootstrap = torch.where(ends, next_value, (1.0 - lambda_) * next_value)
+    return _accumulate(reward + discount * bootstrap, (discount * lambda_).masked_fill(cut, 0.0))
 
 
 def _accumulate(x: Tensor, decay: Tensor) -> Tensor:

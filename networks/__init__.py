@@ -15,11 +15,9 @@ from .gru import GRU, GRUConfig
 from .heads import (
     AuxiliaryHead,
     ClassHead,
-    DuelingQHead,
     EmbeddingHead,
     Head,
     Heads,
-    QHead,
     RegressionHead,
     ValueHead,
 )
@@ -28,6 +26,7 @@ from .inception import Inception, InceptionConfig, InceptionNet, InceptionWidths
 from .lstm import LSTM, LSTMConfig
 from .mlp import MLP, MLPConfig
 from .network import Network, follow, mode
+from .noisy import NoisyLinear, noise, noisy_layers, resample
 from .normalised import Normalised, NormalisedConfig
 from .policy_heads import (
     BernoulliHead,
@@ -38,6 +37,7 @@ from .policy_heads import (
     PolicyValueHead,
     SquashedGaussianHead,
 )
+from .q_heads import ActionValueHead, DuelingQHead, ImplicitQuantileHead, QHead
 from .resnet import ResNet, ResNetConfig
 from .tokens import EmbeddingConfig, TokenEmbedding
 from .torchvision_names import load_torchvision
@@ -65,6 +65,7 @@ __all__ = [
     "GRU",
     "LSTM",
     "MLP",
+    "ActionValueHead",
     "Activation",
     "AutoConfig",
     "AuxiliaryHead",
@@ -92,6 +93,7 @@ __all__ = [
     "Heads",
     "Impala",
     "ImpalaConfig",
+    "ImplicitQuantileHead",
     "Inception",
     "InceptionConfig",
     "InceptionNet",
@@ -102,6 +104,7 @@ __all__ = [
     "MultiCategorical",
     "MultiCategoricalHead",
     "Network",
+    "NoisyLinear",
     "Norm",
     "Normalised",
     "NormalisedConfig",
@@ -124,6 +127,9 @@ __all__ = [
     "initialise",
     "load_torchvision",
     "mode",
+    "noise",
+    "noisy_layers",
     "num_frozen_blocks",
     "parameter_groups",
+    "resample",
 ]

@@ -7,6 +7,7 @@ from pydantic import Field
 from torch import nn
 
 from ..configs.config import Config
+from .noisy import NoisyLinear
 
 Activation: TypeAlias = Literal["relu", "tanh", "elu", "gelu", "silu"]
 ACTIVATIONS: dict[Activation, type[nn.Module]] = {
@@ -110,11 +111,12 @@ def initialise(module: nn.Module, scheme: Initialisation, generator: torch.Gener
     orthogonal (Saxe et al. 2014), he (He et al. 2015), xavier (Glorot & Bengio 2010): weights of that law, biases 0.
     gaussian: N(0, 0.01^2), biases 0. Embeddings are N(0, 1), but with gaussian; norms start as the identity.
     `gain` scales the weights: sqrt(2) for hidden ReLU layers, 0.01 for a policy head that should start near uniform.
+    Of a NoisyLinear the means follow the scheme, and the scales of its noise start where they did, whatever it is.
     An InitialisesItself decides for itself. Raises TypeError for any other module with weights.
     """
     if isinstance(module, InitialisesItself):
         module.initialise_own_weights(generator)
-    elif isinstance(module, nn.Linear | nn.Conv2d):
+    elif isinstance(module, nn.Linear | nn.Conv2d | NoisyLinear):
         fan_in = module.weight[0].numel()
         bound = fan_in**-0.5
         if scheme == "uniform":
@@ -131,6 +133,8 @@ def initialise(module: nn.Module, scheme: Initialisation, generator: torch.Gener
             module.bias.uniform_(-bound, bound, generator=generator)
         elif module.bias is not None:
             module.bias.zero_()
+        if isinstance(module, NoisyLinear):
+            module.reset_noise()
     elif isinstance(module, nn.Embedding):
         module.weight.normal_(0, GAUSSIAN_STD if scheme == "gaussian" else 1.0, generator=generator)
         if module.padding_idx is not None:

@@ -25,6 +25,10 @@ class Categorical:
     def from_logits(cls, logits: Tensor) -> "Categorical":
         return cls(logits.log_softmax(-1))
 
+    def among(self, legal: Tensor) -> "Categorical":
+        """Given that the action is one of `legal` [..., A] bool, of which there must be one: the others get -inf."""
+        return Categorical.from_logits(self.log_probs.masked_fill(~legal, -torch.inf))
+
     def sample(self, generator: torch.Generator) -> Tensor:
         """One action each: [...] int64."""
         probs = self.log_probs.exp()

@@ -12,7 +12,7 @@ from ..spaces import Leaf, Observation, leaves, tensors_of
 class Flat(nn.Module):
     """Every leaf of an observation in a row, floats as they are and numbers of a choice one-hot: [N, *obs] -> [N, F].
 
-    Text is one-hot too, with a place for "no character".
+    Bools are 0 and 1. Text is one-hot too, with a place for "no character".
     """
 
     def __init__(self, space: spaces.Space[Any]) -> None:

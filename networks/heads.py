@@ -19,35 +19,6 @@ class Head(nn.Module, Generic[Output]):
         raise NotImplementedError
 
 
-class QHead(Head[Tensor]):
-    """Action values: [..., F] -> [..., A]."""
-
-    def __init__(self, in_features: int, num_actions: int) -> None:
-        super().__init__()
-        self.linear = nn.Linear(in_features, num_actions)
-
-    def forward(self, features: Tensor) -> Tensor:
-        q: Tensor = self.linear(features)
-        return q
-
-
-class DuelingQHead(Head[Tensor]):
-    """Action values, as a state value plus what each action has over the mean action: [..., F] -> [..., A].
-
-    `hidden`: width of a ReLU layer in each of the two streams; None makes both linear.
-    Source: Wang et al. 2016, eq. 9.
-    """
-
-    def __init__(self, in_features: int, num_actions: int, hidden: int | None = None) -> None:
-        super().__init__()
-        self.value, self.advantage = (_stream(in_features, hidden, width) for width in (1, num_actions))
-
-    def forward(self, features: Tensor) -> Tensor:
-        advantage: Tensor = self.advantage(features)
-        q: Tensor = self.value(features) + advantage - advantage.mean(-1, keepdim=True)
-        return q
-
-
 class ValueHead(Head[Tensor]):
     """State value: [..., F] -> [...]."""
 
@@ -150,9 +121,3 @@ class Heads(Head[dict[str, Output]], Generic[Output]):
 
     def forward(self, features: Tensor) -> dict[str, Output]:
         return {name: self[name](features) for name in self.names}
-
-
-def _stream(in_features: int, hidden: int | None, width: int) -> nn.Module:
-    if hidden is None:
-        return nn.Linear(in_features, width)
-    return nn.Sequential(nn.Linear(in_features, hidden), nn.ReLU(), nn.Linear(hidden, width))

@@ -20,7 +20,7 @@ class ImageConfig(BlockConfig):
     """What every encoder of images has."""
 
     kind: str
-    channels: Channels = "auto"  # [C, H, W] or [H, W, C]; auto: the smaller of first and last, the last if equal
+    channels: Channels = "auto"  # [C, H, W] or [H, W, C]; auto: see first_is_channels
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,8 @@ class Window:
 class Images(nn.Module):
     """Observations [N, H, W], [N, C, H, W] or [N, H, W, C] as float32 [N, C, H, W], bytes divided by 255.
 
-    Floats are taken as they are. Where the channels are follows from the space, never from an observation.
+    Floats are taken as they are, and bools as 0 and 1. Where the channels are follows from the space, never from an
+    observation.
     Raises ValueError, in one line, for a space that holds no images.
     """
 
@@ -88,6 +89,17 @@ class Images(nn.Module):
         return height, width
 
 
+def first_is_channels(shape: Sequence[int]) -> bool:
+    """Whether three sizes are [C, H, W], not [H, W, C]: two neighbours that alone are equal are height and width.
+
+    Else channels are fewer than pixels along an axis, and come last if that tells nothing.
+    """
+    first, middle, last = shape
+    if (middle == last) != (first == middle):
+        return middle == last
+    return first < last
+
+
 def _layout(image: Tensor) -> torch.memory_format:
     """How the numbers are to lie in memory, which all layers behind keep to."""
     # On a CPU torch's max-pooling, and its convolutions of so few channels, take half to two thirds of the time with
@@ -101,5 +113,5 @@ def _channel_axis(shape: Sequence[int], channels: Channels) -> int | None:
     if len(shape) == 2:
         return None
     if channels == "auto":
-        return 0 if shape[0] < shape[-1] else 2
+        return 0 if first_is_channels(shape) else 2
     return 0 if channels == "first" else 2

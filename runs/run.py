@@ -200,7 +200,8 @@ def _load(run_dir: str | Path, objects: Objects, *, learns: bool) -> tuple[AnyRu
     directory, config = recorded(run_dir, (), objects, learns=learns)
     if config.device.startswith("cuda") and not torch.cuda.is_available():
         config = config.model_copy(update={"device": "cpu"})  # trained on another machine; to act needs no GPU
-    loaded = checkpoint.load_newest(directory / CHECKPOINTS)
+    # Of an agent only the network is wanted: what has been played, perhaps gigabytes of it, is not read.
+    loaded = checkpoint.load_newest(directory / CHECKPOINTS, verify_histories=False)
     for problem in loaded.problems:
         warnings.warn(f"passed over: {problem}", stacklevel=3)
     if isinstance(config, TaskRunConfig):

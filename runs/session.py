@@ -139,6 +139,7 @@ class Session:
                 if loaded is not None:
                     with fitting(loaded):
                         trainer.load_state_dict(loaded.state)
+                    loaded.release()
                     self._write(directory)  # not before: one that does not fit must not replace one that does
                 trainer.run(stop)
                 # A signal that comes during the last save has stopped nothing.

@@ -22,7 +22,7 @@ class Leaf:
 
     space: spaces.Space[Any]  # Box, Discrete, MultiDiscrete, MultiBinary or Text
     shape: tuple[int, ...]
-    dtype: torch.dtype  # uint8, int64 or float32
+    dtype: torch.dtype  # bool, uint8, int64 or float32
     path: tuple[str | int, ...] = ()  # of keys and places, from the whole space down to this leaf
 
     @cached_property
@@ -92,6 +92,10 @@ class Leaf:
         dtype: Any = self.space.dtype
         if array.dtype != dtype and not np.can_cast(array.dtype, dtype, "same_kind"):
             raise ValueError(f"{self} is of type {array.dtype}, its space says {dtype}")
+        if array.dtype.kind in "iu" and dtype.kind in "iu" and not np.can_cast(array.dtype, dtype):
+            bounds = np.iinfo(dtype)  # beyond which a cast goes round in silence
+            if np.count_nonzero(beyond := (array < bounds.min) | (array > bounds.max)):
+                raise ValueError(f"{self} holds {array[beyond].flat[0]}, its space is of type {dtype}")
 
     def _check_batch(self, shape: tuple[int, ...]) -> None:
         lead = len(shape) - len(self.shape)
@@ -150,8 +154,8 @@ def leaves(space: spaces.Space[Any]) -> dict[str, Leaf]:
     """The leaves of a space by name, in gymnasium's order: nested names joined by a dot, a Tuple's entries "0", "1".
 
     A space that is neither Dict nor Tuple is its own leaf, called "" (empty). Discrete and MultiDiscrete become int64
-    counted from 0; MultiBinary and uint8 Boxes uint8; other Boxes float32; Text int64 [max_length], the number of each
-    character in the space's alphabet, in order and counted from 1, and 0 after the end.
+    counted from 0; MultiBinary and uint8 Boxes uint8, bool Boxes bool; other Boxes float32; Text int64 [max_length],
+    the number of each character in the space's alphabet, in order and counted from 1, and 0 after the end.
     Raises ValueError for any other space (Graph, Sequence, OneOf have no fixed shape), and for names that clash.
     """
     found: dict[str, Leaf] = {}
@@ -215,7 +219,13 @@ def one_line(value: object) -> str:
     return " ".join(str(value).split())
 
 
-_NUMPY: dict[torch.dtype, Any] = {torch.uint8: np.uint8, torch.int64: np.int64, torch.float32: np.float32}
+_NUMPY: dict[torch.dtype, Any] = {
+    torch.bool: np.bool_,
+    torch.uint8: np.uint8,
+    torch.int64: np.int64,
+    torch.float32: np.float32,
+}
+_KEPT: dict[Any, torch.dtype] = {np.dtype(np.uint8): torch.uint8, np.dtype(np.bool_): torch.bool}  # of Boxes
 
 
 def _walk(space: spaces.Space[Any], path: tuple[str | int, ...]) -> Iterator[Leaf]:
@@ -232,7 +242,7 @@ def _walk(space: spaces.Space[Any], path: tuple[str | int, ...]) -> Iterator[Lea
 def _form(space: spaces.Space[Any]) -> tuple[tuple[int, ...], torch.dtype]:
     """Shape and type of a leaf as a tensor."""
     if isinstance(space, spaces.Box):
-        return tuple(space.shape), torch.uint8 if space.dtype == np.uint8 else torch.float32
+        return tuple(space.shape), _KEPT.get(space.dtype, torch.float32)
     if isinstance(space, spaces.Discrete):
         return (), torch.int64
     if isinstance(space, spaces.MultiDiscrete):

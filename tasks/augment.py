@@ -1,7 +1,7 @@
 """Images moved and mirrored at random, each by an offset of its own."""
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any
 
 import gymnasium
 import torch
@@ -10,10 +10,10 @@ from pydantic import Field
 from torch import Tensor
 
 from ..configs.config import Config
+from ..networks.images import Channels, first_is_channels
 from ..spaces import one_line
 
 NonNegative = Annotated[int, Field(ge=0)]
-Channels: TypeAlias = Literal["auto", "first", "last"]
 
 _OFF = "leave shift, flip and crop at their defaults"
 
@@ -22,7 +22,7 @@ class AugmentConfig(Config):
     shift: NonNegative = 0  # pixels at most, up or down and sideways; the edge is repeated (Kostrikov et al. 2020)
     flip: bool = False  # left to right, each image with probability 1/2
     crop: NonNegative = 0  # pixels of zeros put around it, and cut off again at random (He et al. 2016)
-    channels: Channels = "auto"  # [C, H, W] or [H, W, C]; auto: the smaller of first and last, the last if equal
+    channels: Channels = "auto"  # [C, H, W] or [H, W, C]; auto: as encoders of images take it
 
     @property
     def is_on(self) -> bool:
@@ -72,8 +72,7 @@ def _axes(shape: Sequence[int], channels: Channels) -> tuple[int, int]:
         raise ValueError(
             f"data.augment: takes images [H, W], [C, H, W] or [H, W, C], got the shape {list(shape)}; {_OFF}"
         )
-    # As encoders of images take them.
-    first = shape[0] < shape[-1] if channels == "auto" else channels == "first"
+    first = first_is_channels(shape) if channels == "auto" else channels == "first"
     return (1, 2) if first else (0, 1)
 
 

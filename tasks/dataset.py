@@ -47,7 +47,9 @@ class Dataset:
         if self.lengths is not None:
             object.__setattr__(self, "lengths", _checked_lengths(self.lengths, self.inputs))
             inside = torch.arange(self.inputs.shape[1], device=self.lengths.device) < self.lengths.unsqueeze(1)
-        inputs = _checked("inputs", self.inputs, leaf.dtype, _sizes(leaf.space, self.inputs.device), inside)
+        # A task's yes and no are quantities, 0 and 1, as its schema has them.
+        dtype = torch.float32 if leaf.dtype == torch.bool else leaf.dtype
+        inputs = _checked("inputs", self.inputs, dtype, _sizes(leaf.space, self.inputs.device), inside)
         object.__setattr__(self, "inputs", inputs)
         targets = {name: _checked_target(name, target, inputs, inside) for name, target in self.targets.items()}
         object.__setattr__(self, "targets", targets)

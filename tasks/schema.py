@@ -138,7 +138,7 @@ def _inputs(dataset: Dataset) -> InputSchema:
         sizes = (len(characters) + 1,) * space.max_length
     return InputSchema(
         shape=leaf.shape,
-        dtype=str(leaf.dtype).removeprefix("torch."),
+        dtype=str(dataset.inputs.dtype).removeprefix("torch."),
         sizes=sizes,
         characters=characters,
         is_sequence=dataset.lengths is not None,

@@ -105,7 +105,7 @@ def checkpoints(run_dir: Path) -> list[Path]:
         ),
         (["dqn/cartpole", "agent.discont=0.9"], r"agent.discont=0.9: unknown field; did you mean agent.discount\?"),
         (["dqn/cartpole", "discount=0.9"], r"discount=0.9: unknown field; did you mean agent.discount\?"),
-        (["dqn/cartpole", "agent.kind=dqm"], "agent.kind=dqm: must be one of 'dqn', 'reinforce'; did you mean dqn"),
+        (["dqn/cartpole", "agent.kind=dqm"], "agent.kind=dqm: must be one of 'dqn', 'pqn', .*; did you mean dqn"),
         (["dqn/cartpole", "seed"], "seed: an override is field=value"),
         (["dqn/cartpole", "seed=one"], "seed=one: must be an integer"),
         (
@@ -301,7 +301,7 @@ DAMAGE = [
     (alter, "state.safetensors is altered"),
     (truncate, "state.safetensors is truncated"),
     (lose_a_file, "meta.json is missing"),
-    (rewrite_format, "meta.json has format version 99, this graftwork reads 1"),
+    (rewrite_format, "meta.json has format version 99, this graftwork reads 2"),
 ]
 
 

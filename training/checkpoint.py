@@ -2,9 +2,11 @@
 
     step_000000050000/        a whole checkpoint; the name appears in one rename, after every byte is on the disk
         state.safetensors     the tensors, keyed by their slash-joined path
-        meta.json             format version, step, the caller's meta, and the state with marks where tensors sat
-        MANIFEST              size and SHA-256 of both, and of itself
+        meta.json             format version, step, the caller's meta, the state with marks where tensors sat, and of
+                              each history its first and last row, and the segments it is made of
+        MANIFEST              size and SHA-256 of both, of every segment, and of itself
     step_000000050000.1/      an earlier one of the same step, set aside by a later save
+    segments/SHA256.safetensors    so many rows of a history, written once and named by every checkpoint that has them
     .tmp_50000_1234/          half-written or half-deleted by process 1234; never read
 
 The same state, step and meta give the same bytes, whatever the process, the clock or the order of keys.
@@ -17,19 +19,21 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeAlias
 
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from ..engine.history import History
 from ..engine.stateful import StateDict
-from .durable import MANIFEST, find_problem, seal, sync_directory, write_file
+from .durable import MANIFEST, Entry, find_problem, make_directory, seal, sync_directory, write_file
 from .lock import is_alive
-from .state_tree import join, plain_bytes, split, tensor_bytes
+from .segments import SEGMENT_BYTES, SEGMENTS, MappedHistory, fingerprint, sweep, write_history
+from .state_tree import Leaf, join, plain_bytes, split, tensor_bytes
 
-FORMAT = 1
+FORMAT = 2
 
 Scalar: TypeAlias = str | int | float | bool | None
 
@@ -50,17 +54,37 @@ class NoCheckpointError(CheckpointError):
 class Loaded:
     path: Path
     step: int
-    state: StateDict  # tensors on the CPU that own their memory; dicts in sorted order
+    state: StateDict  # tensors on the CPU that own their memory; dicts in sorted order; histories read their files
     meta: dict[str, Scalar]
     problems: tuple[str, ...] = ()  # a line for each newer checkpoint that was passed over
+    _histories: tuple[MappedHistory, ...] = field(default=(), repr=False)
+
+    def release(self) -> None:
+        """Let go of the histories' files, once what was loaded into has copied their rows: they can be read no more.
+
+        Until then they can be, even if a save has deleted them, but they take room on the disk.
+        """
+        for history in self._histories:
+            history.release()
 
 
-def save(directory: Path, step: int, state: StateDict, keep: int, meta: Mapping[str, Scalar]) -> Path:
+def save(
+    directory: Path,
+    step: int,
+    state: StateDict,
+    keep: int,
+    meta: Mapping[str, Scalar],
+    *,
+    segment_bytes: int = SEGMENT_BYTES,
+) -> Path:
     """The checkpoint's path, once it is on the disk; every failure on the way leaves the earlier ones loadable.
 
     Of the checkpoints up to `step`, those beyond the newest `keep` are deleted, except one that does not verify. Later
     ones are left alone: a run that fell back this far will pass them again. An older one of this very step is replaced,
-    or set aside if it does not verify.
+    or set aside if it does not verify. Segments that no checkpoint names any more, good or bad, are deleted last.
+
+    Of a History, a segment that is there in the right size and that the history knows is neither read nor written
+    (see write_history); one that was damaged without a change of its size goes unnoticed until it is loaded.
 
     Tensors that share storage come back apart. One writer per directory at a time (RunLock).
 
@@ -71,23 +95,29 @@ def save(directory: Path, step: int, state: StateDict, keep: int, meta: Mapping[
         raise CheckpointError(f"step must be in [0, 10**12), got {step}")
     if keep < 1:
         raise CheckpointError(f"checkpoint.keep must be at least 1, got {keep}")
-    tree, tensors = split(state)
-    plain_meta, meta_tensors = split(dict(meta), "meta")
-    if meta_tensors:
-        raise CheckpointError(f"meta holds a tensor at {min(meta_tensors)!r}; put it into the state")
-    content = {"format": FORMAT, "step": step, "meta": plain_meta, "tree": tree}
+    tree, leaves = split(state)
+    plain_meta, meta_leaves = split(dict(meta), "meta")
+    if meta_leaves:
+        raise CheckpointError(f"meta holds a tensor at {min(meta_leaves)!r}; put it into the state")
+    histories, tensors = _parted(leaves)
 
     directory = Path(directory)
     path, temporary = directory / f"step_{step:012d}", directory / f".tmp_{step}_{os.getpid()}"
     with _explained(f"checkpoint {path} could not be saved"):
         try:
-            _make(directory)
+            make_directory(directory)
             _clear_stale(directory)
             os.mkdir(temporary)
-            entries = [
-                write_file(temporary / _STATE, tensor_bytes(tensors)),
-                write_file(temporary / _META, [plain_bytes(content)]),
-            ]
+            entries: set[Entry] = set()
+            records: dict[str, object] = {}
+            for place, history in histories.items():
+                written = write_history(history, directory / SEGMENTS, temporary, segment_bytes)
+                tensors |= {f"{place}/{name}": rows for name, rows in written.left_over.items()}
+                records[place] = written.record
+                entries.update(written.entries)
+            content = {"format": FORMAT, "step": step, "meta": plain_meta, "tree": tree, "histories": records}
+            entries.add(write_file(temporary / _STATE, tensor_bytes(tensors)))
+            entries.add(write_file(temporary / _META, [plain_bytes(content)]))
             seal(temporary, entries)
             _put(temporary, path)
             sync_directory(directory)
@@ -100,28 +130,48 @@ def save(directory: Path, step: int, state: StateDict, keep: int, meta: Mapping[
         for other in aside + others[len(aside) + keep - 1 :]:
             if _is_good(other):
                 _discard(other)
+        if (directory / SEGMENTS).is_dir():
+            # Every directory that may be a checkpoint, the damaged too; each of two files names all the segments, so
+            # damage to one of them loses none.
+            owners = [name for name in os.listdir(directory) if _NAME.fullmatch(name) or _TEMPORARY.fullmatch(name)]
+            sweep(directory / SEGMENTS, [directory / name / file for name in owners for file in (MANIFEST, _META)])
     return path
 
 
-def load(path: Path) -> Loaded:
-    """The checkpoint at `path`, every byte of it verified; raises CheckpointError."""
+def load(path: Path, *, verify_histories: bool = True) -> Loaded:
+    """The checkpoint at `path`, every byte of it verified; raises CheckpointError.
+
+    A History in the state reads its rows from the files when it is asked for them, so the data are never held twice.
+    It can be read until `Loaded.release`, whatever later saves of this or another process delete.
+
+    verify_histories: False only looks whether the segments are there and have their size, and reads none of them; each
+    is then verified before its first row is given, and a damaged one is a ValueError that names the file.
+    """
     path = Path(path)
-    content = _verified(path)
+    content = _verified(path, read_segments=verify_histories)
     try:
         # Cloned: safetensors may hand out views of the mapped file, and a live tensor must not depend on it.
         with safe_open(path / _STATE, framework="pt") as file:
             tensors: dict[str, Tensor] = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (it is no mapping)
-        state = join(content["tree"], tensors)
-        if tensors or not isinstance(state, dict):
-            raise ValueError(f"{_META} has no place for {sorted(tensors)[:1] or 'a state'}")
-        return Loaded(path, content["step"], state, content["meta"])
-    except (OSError, ValueError, LookupError, TypeError, RecursionError, SafetensorError) as error:
+        mapped: dict[str, MappedHistory] = {}
+        for place, record in content["histories"].items():
+            names = [name for name in tensors if name.rpartition("/")[0] == place]
+            left_over = {name.rpartition("/")[2]: tensors.pop(name) for name in names}
+            mapped[place] = MappedHistory(record, left_over, path / ".." / SEGMENTS, verified=verify_histories)
+        leaves: dict[str, Leaf] = {**tensors, **{place: each.history for place, each in mapped.items()}}
+        state = join(content["tree"], leaves)
+        if leaves or not isinstance(state, dict):
+            raise ValueError(f"{_META} has no place for {sorted(leaves)[:1] or 'a state'}")
+        return Loaded(path, content["step"], state, content["meta"], _histories=tuple(mapped.values()))
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
         # Its hashes are right, so this was written like that: by another program, or by a bug.
         raise CheckpointError(f"checkpoint {path}: is not one of graftwork's ({error!r})") from error
 
 
-def load_newest(directory: Path) -> Loaded:
+def load_newest(directory: Path, *, verify_histories: bool = True) -> Loaded:
     """The newest checkpoint that verifies, and what is wrong with each newer one; deletes nothing.
+
+    verify_histories: as of `load`.
 
     Raises NoCheckpointError if there is none, CheckpointError that names each if none is good.
     """
@@ -134,7 +184,7 @@ def load_newest(directory: Path) -> Loaded:
             raise NoCheckpointError(f"no checkpoint in {directory}")
         for path in paths:
             try:
-                return replace(load(path), problems=tuple(problems))
+                return replace(load(path, verify_histories=verify_histories), problems=tuple(problems))
             except CheckpointError as error:
                 if not os.path.lexists(path):
                     break  # A running process has just pruned it, so there is a newer one: look again.
@@ -144,17 +194,28 @@ def load_newest(directory: Path) -> Loaded:
 
 
 def digest(state: StateDict) -> str:
-    """SHA-256 of everything in `state` but the order of its keys; equal after a save and a load."""
-    tree, tensors = split(state)
+    """SHA-256 of everything in `state` but the order of its keys; equal after a save and a load.
+
+    Reads all the rows of a History, a segment at a time.
+    """
+    tree, leaves = split(state)
+    histories, tensors = _parted(leaves)
     hasher = hashlib.sha256(plain_bytes(tree))
     for chunk in tensor_bytes(tensors):
         hasher.update(chunk)
+    for place, history in sorted(histories.items()):
+        hasher.update(plain_bytes([place, fingerprint(history)]))
     return hasher.hexdigest()
 
 
-def _verified(path: Path) -> StateDict:
+def _parted(leaves: Mapping[str, Leaf]) -> tuple[dict[str, History], dict[str, Tensor]]:
+    histories = {place: leaf for place, leaf in leaves.items() if isinstance(leaf, History)}
+    return histories, {place: leaf for place, leaf in leaves.items() if not isinstance(leaf, History)}
+
+
+def _verified(path: Path, *, read_segments: bool) -> StateDict:
     """What meta.json says, once every file is as the manifest says and the format is ours; raises CheckpointError."""
-    if problem := find_problem(path, {_STATE, _META}):
+    if problem := find_problem(path, {_STATE, _META}, read_shared=read_segments):
         raise CheckpointError(f"checkpoint {path}: {problem}")
     try:
         content: object = json.loads((path / _META).read_bytes())
@@ -169,8 +230,9 @@ def _verified(path: Path) -> StateDict:
 
 
 def _is_good(path: Path) -> bool:
+    """It verifies, but for the contents of its segments: reading those would cost more than the save."""
     try:
-        _verified(path)
+        _verified(path, read_segments=False)
     except CheckpointError:
         return False
     return True
@@ -210,12 +272,6 @@ def _age(path: Path) -> tuple[int, float]:
     found = _NAME.fullmatch(path.name)
     assert found is not None, path
     return int(found[1]), float(found[2] or "inf")
-
-
-def _make(directory: Path) -> None:
-    if not directory.is_dir():
-        os.makedirs(directory, exist_ok=True)
-        sync_directory(directory.parent)
 
 
 def _clear_stale(directory: Path) -> None:

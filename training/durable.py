@@ -2,11 +2,15 @@
 
 import hashlib
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 MANIFEST = "MANIFEST"
+
+# A file beside the directory, that others may share: only one that is named by its contents.
+_SHARED = re.compile(r"\.\./[a-z]+/[0-9a-f]{64}\.[a-z]+")
 
 
 class Entry(NamedTuple):
@@ -14,7 +18,7 @@ class Entry(NamedTuple):
 
     sha256: str
     size: int  # bytes
-    name: str
+    name: str  # in the directory, or "../FOLDER/SHA256.SUFFIX" of a shared one
 
 
 def write_file(path: Path, chunks: Iterable[bytes | memoryview]) -> Entry:
@@ -41,14 +45,24 @@ def sync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
+def make_directory(path: Path) -> None:
+    """It is there, and its name is on the disk."""
+    if not path.is_dir():
+        os.makedirs(path, exist_ok=True)
+        sync_directory(path.parent)
+
+
 def seal(directory: Path, entries: Iterable[Entry]) -> None:
     """Write the manifest: size and SHA-256 of each file, by name, then of the manifest's own lines above."""
     write_file(directory / MANIFEST, [_manifest(sorted(entries, key=lambda entry: entry.name))])
     sync_directory(directory)
 
 
-def find_problem(directory: Path, required: set[str]) -> str | None:
-    """What is wrong with a sealed directory, in one line that names the file; None promises every byte is as sealed."""
+def find_problem(directory: Path, required: set[str], *, read_shared: bool = True) -> str | None:
+    """What is wrong with a sealed directory, in one line that names the file; None promises every byte is as sealed.
+
+    read_shared: False looks only whether shared files are there and have their size.
+    """
     try:
         if not directory.is_dir():
             return "is missing or not a directory"
@@ -57,7 +71,13 @@ def find_problem(directory: Path, required: set[str]) -> str | None:
             return entries
         if unlisted := required - {entry.name for entry in entries}:
             return f"{MANIFEST} does not list {min(unlisted)}"
-        return next((problem for entry in entries if (problem := _file_problem(directory, entry)) is not None), None)
+        own = [entry for entry in entries if not _SHARED.fullmatch(entry.name)]
+        shared = [entry for entry in entries if _SHARED.fullmatch(entry.name)]
+        # What is quickly seen comes first: the shared files may be many gigabytes.
+        checks = [(_size_problem, own), (_size_problem, shared), (_contents_problem, own)]
+        checks += [(_contents_problem, shared)] if read_shared else []
+        problems = (find(directory, entry) for find, some in checks for entry in some)
+        return next((problem for problem in problems if problem is not None), None)
     except OSError as error:
         return f"{Path(error.filename or directory).name} cannot be read: {error.strerror or error}"
 
@@ -79,21 +99,26 @@ def _entries(path: Path) -> list[Entry] | str:
     except ValueError:
         return altered
     # A name with a separator would have us hash, and so read, files outside the directory.
-    if _manifest(entries) != data or any({"/", os.sep} & set(entry.name) for entry in entries):
+    outside = (entry for entry in entries if {"/", os.sep} & set(entry.name))
+    if _manifest(entries) != data or not all(_SHARED.fullmatch(entry.name) for entry in outside):
         return altered
     return entries
 
 
-def _file_problem(directory: Path, entry: Entry) -> str | None:
-    path = directory / entry.name
+def _size_problem(directory: Path, entry: Entry) -> str | None:
+    path, shown = directory / entry.name, entry.name.removeprefix("../")
     if not path.is_file():
-        return f"{entry.name} is missing"
+        return f"{shown} is missing"
     size = path.stat().st_size
     if size < entry.size:
-        return f"{entry.name} is truncated ({size} of {entry.size} bytes)"
+        return f"{shown} is truncated ({size} of {entry.size} bytes)"
     if size > entry.size:
-        return f"{entry.name} is altered ({size} bytes instead of {entry.size})"
-    with open(path, "rb") as file:
+        return f"{shown} is altered ({size} bytes instead of {entry.size})"
+    return None
+
+
+def _contents_problem(directory: Path, entry: Entry) -> str | None:
+    with open(directory / entry.name, "rb") as file:
         if hashlib.file_digest(file, "sha256").hexdigest() != entry.sha256:
-            return f"{entry.name} is altered (SHA-256 differs)"
+            return f"{entry.name.removeprefix('../')} is altered (SHA-256 differs)"
     return None

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from graftwork.agents import AgentConfig
 from graftwork.engine import Agent, Collector, NonFiniteError, Rollout
+from graftwork.engine.history import History
 from graftwork.envs import EnvConfig, GymnasiumEnvs, env_maker
 from graftwork.networks import GRU, MLP, Encoder, EncoderConfig, MLPConfig
 from graftwork.training.seeding import Seeds
@@ -24,6 +25,7 @@ AGENTS = {config().kind: config for config in get_args(get_args(AgentConfig)[0])
 # What makes an agent learn at once and from little; one without an entry is taken as it comes.
 SMALL: dict[str, dict[str, Any]] = {
     "dqn": {"learning_starts": 0, "train_period": 4, "updates": 2, "target_period": 20, "batch_size": 8},
+    "pqn": {"rollout_rows": 8, "epochs": 2, "minibatches": 2},
 }
 SMALL_WITH_MEMORY: dict[str, dict[str, Any]] = {"dqn": {"sequence_length": 6, "burn_in": 2}}
 
@@ -83,8 +85,15 @@ def agent(config) -> Agent:
     return build(config)
 
 
+def whole(state: Any) -> Any:
+    """With its rows in the place of each history."""
+    if isinstance(state, History):
+        return state.read(state.first, state.end)
+    return {name: whole(part) for name, part in state.items()} if isinstance(state, dict) else state
+
+
 def exactly(actual, expected) -> None:
-    torch.testing.assert_close(actual, expected, rtol=0, atol=0)
+    torch.testing.assert_close(whole(actual), whole(expected), rtol=0, atol=0)
 
 
 def row(seed: int = 0) -> tuple[Tensor, Tensor]:

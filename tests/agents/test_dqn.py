@@ -9,6 +9,7 @@ from gymnasium.spaces import Box
 from torch import Tensor, nn
 
 from graftwork.agents import DQN, DQNConfig
+from graftwork.agents.action_values import ScalarConfig
 from graftwork.engine import Rollout, Sample
 from graftwork.envs import EnvSpec
 from graftwork.networks import Encoder, LSTMConfig, MLPConfig
@@ -36,12 +37,18 @@ def build(num_envs: int = B, seed: int = 0, own: Encoder | None = None, spec: En
 
 def serve(agent: DQN, monkeypatch: pytest.MonkeyPatch, sample: Callable[[int], Sample]) -> None:
     """Let the agent learn from samples of ours, whatever its replay holds."""
-    monkeypatch.setattr(agent.replay, "sample", lambda batch_size, length: sample(batch_size))
+    monkeypatch.setattr(agent.replay, "sample", lambda batch_size, beta: sample(batch_size))
 
 
-def weighted(rollout: Rollout, seed: int = 3) -> Sample:
-    size = rollout.batch_size
-    return Sample(rollout, torch.rand(size, generator=torch.Generator().manual_seed(seed)), torch.arange(size))
+def sampled(rollout: Rollout, weight: Tensor, discount: float = 0.99) -> Sample:
+    """Rows of single rewards, as if they had been drawn."""
+    of_next = torch.where(rollout.terminated, 0.0, discount)
+    return Sample(rollout, rollout.reward, of_next, None, weight, torch.arange(len(weight)))
+
+
+def weighted(rollout: Rollout, discount: float = 0.99) -> Sample:
+    weight = torch.rand(rollout.batch_size, generator=torch.Generator().manual_seed(3))
+    return sampled(rollout, weight, discount)
 
 
 def weights(module: nn.Module) -> dict[str, Tensor]:
@@ -67,7 +74,7 @@ def reference_update(agent: DQN, sample: Sample) -> dict[str, Tensor]:
             bootstrap = 0.0 if rollout.terminated[t, n] else q(target, successor)[best].item()
             error = rollout.reward[t, n] + config.discount * bootstrap
             error = error - q(online, rollout.observation[t, n])[rollout.action[t, n]]
-            is_small = config.loss == "squared" or error.abs() <= 1
+            is_small = config.value.loss == "squared" or error.abs() <= 1
             total = total + sample.weight[n] * (error**2 / 2 if is_small else error.abs() - 0.5)
             count += 1
     (total / count).backward()
@@ -81,12 +88,12 @@ def reference_update(agent: DQN, sample: Sample) -> dict[str, Tensor]:
 @pytest.mark.parametrize("double", [False, True])
 @pytest.mark.parametrize("loss", ["huber", "squared"])
 def test_an_update_equals_a_plain_loop(experience, monkeypatch, loss, double, max_gradient_norm):
-    agent = build(loss=loss, double=double, max_gradient_norm=max_gradient_norm, sequence_length=L, discount=0.9)
+    agent = build(value=ScalarConfig(loss=loss), double=double, max_gradient_norm=max_gradient_norm, sequence_length=L, discount=0.9)
     agent.target.load_state_dict(build(seed=1).network.state_dict())
     rollout = experience(L, N, seed=1)
     rollout = replace(rollout, reward=3 * rollout.reward)  # on both sides of Huber's corner
     assert all(kind.any() for kind in (rollout.terminated, rollout.truncated, ~rollout.valid))
-    sample = weighted(rollout)
+    sample = weighted(rollout, 0.9)
     serve(agent, monkeypatch, lambda batch_size: sample)
     expected = reference_update(agent, sample)
     before = weights(agent.network)
@@ -129,7 +136,7 @@ def test_truncation_bootstraps_and_termination_does_not(experience, monkeypatch,
         terminated=one > (0 if end == "terminated" else 1),
         truncated=one > (0 if end == "truncated" else 1),
     )
-    serve(agent, monkeypatch, lambda batch_size: weighted(rollout))
+    serve(agent, monkeypatch, lambda batch_size: weighted(rollout, 0.5))
     metrics = agent.learn(experience(T, B))
     assert metrics["td_error"].item() == (1.0 if end == "terminated" else bootstrapped)
 
@@ -183,10 +190,10 @@ def test_a_burst_equals_its_batches_one_by_one(experience, monkeypatch, target_r
     rollout = experience(1, 3 * N)
     parts = zip(*(getattr(rollout, name).split(N, 1) for name in PER_COLUMN), strict=True)
     samples = [
-        Sample(replace(rollout, **dict(zip(PER_COLUMN, part, strict=True))), torch.ones(N), torch.arange(N))
+        sampled(replace(rollout, **dict(zip(PER_COLUMN, part, strict=True))), torch.ones(N))
         for part in parts
     ]
-    whole = Sample(rollout, rollout.reward.new_ones(3 * N), torch.arange(3 * N))
+    whole = sampled(rollout, torch.ones(3 * N))
     queue = list(samples)
     serve(burst, monkeypatch, lambda batch_size: whole if batch_size == 3 * N else queue.pop(0))
     burst.learn(experience(T, B))
@@ -208,7 +215,7 @@ RECURRENT = {
 
 @pytest.mark.parametrize(
     "fields",
-    [{}, {"double": False, "loss": "squared", "sequence_length": 2}, {"target_rate": 0.1}, RECURRENT],
+    [{}, {"double": False, "value": ScalarConfig(loss="squared"), "sequence_length": 2}, {"target_rate": 0.1}, RECURRENT],
     ids=["mlp", "squared", "soft-target", "lstm"],
 )
 def test_recorded_updates_come_to_the_bits_of_eager_ones(expect_recorded_like_eager, fields):
@@ -331,9 +338,10 @@ def test_conflicting_options_are_refused_by_name(fields, message):
 
 def test_actions_must_be_discrete_and_as_many_as_the_network_values():
     box = replace(SPEC, num_actions=None, action_space="Box(-1.0, 1.0, (2,), float32)")
-    with pytest.raises(ValueError, match=r"^agent.kind=dqn needs a Discrete action space, .* env.id=Test-v0 has Box"):
+    with pytest.raises(ValueError, match=r"^agent.kind=dqn needs a Discrete or MultiDiscrete action space, .* env.id=Test-v0 has Box"):
         build(spec=box)
     agent = build()
     config = agent.config
-    with pytest.raises(ValueError, match=r"^the network gives 7 values, but env\.id=Test-v0 has 2 actions$"):
+    line = r"^the network gives values of shape \[7\], but agent.value.kind=scalar on env.id=Test-v0 needs \[2\]$"
+    with pytest.raises(ValueError, match=line):
         config.build(agent.network, replace(SPEC, num_actions=2), B, Seeds(0), torch.device("cpu"))

@@ -12,6 +12,7 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from graftwork.agents import DQN, DQNConfig
+from graftwork.agents.auxiliary import AuxiliaryConfig
 from graftwork.engine import Rollout, Sample
 from graftwork.envs import EnvSpec
 from graftwork.losses import huber
@@ -49,9 +50,10 @@ def serve(agent: DQN, monkeypatch: pytest.MonkeyPatch, rollout: Rollout) -> Samp
     """Let the agent learn from this, each column at a weight of its own, whatever its replay holds."""
     size = rollout.batch_size
     weight = torch.rand(size, generator=torch.Generator().manual_seed(3))
-    sample = Sample(rollout, weight, torch.arange(size))
-    monkeypatch.setattr(agent.replay, "sample", lambda batch_size, length: sample)
-    monkeypatch.setattr(agent.replay, "num_sequences", lambda length: 1)
+    discount = torch.where(rollout.terminated, 0.0, 0.9)
+    sample = Sample(rollout, rollout.reward, discount, None, weight, torch.arange(size))
+    monkeypatch.setattr(agent.replay, "sample", lambda batch_size, beta: sample)
+    monkeypatch.setattr(type(agent.replay), "__len__", lambda replay: 1)
     return sample
 
 
@@ -200,6 +202,21 @@ def test_bytes_are_told_as_shares_of_255(monkeypatch):
     monkeypatch.setattr(agent.replay, "add", lambda rollout: None)
     # Each of the six entries should be 51 / 255 = 0.2, and is told as 0.
     assert agent.learn(rollout)["next_observation_loss"].item() == pytest.approx(weight * 0.02)
+
+
+def test_bools_are_told_as_0_and_1():
+    rollout = Rollout(
+        observation=torch.tensor([[[True, True]], [[False, True]], [[True, False]]]),
+        is_first=torch.zeros(3, 1, dtype=torch.bool),
+        action=torch.zeros(2, 1, dtype=torch.int64),
+        log_prob=None,
+        reward=torch.zeros(2, 1),
+        terminated=torch.zeros(2, 1, dtype=torch.bool),
+        truncated=torch.zeros(2, 1, dtype=torch.bool),
+        state=(),
+    )
+    (target,) = AuxiliaryConfig(next_observation=1.0).targets(rollout)
+    assert (target.dtype, target.tolist()) == (torch.float32, [[[0, 1]], [[1, 0]]])
 
 
 def test_an_observation_of_one_number_is_told():

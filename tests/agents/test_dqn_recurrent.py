@@ -7,6 +7,7 @@ from gymnasium.spaces import Box
 from torch import Tensor, nn
 
 from graftwork.agents import DQN, DQNConfig
+from graftwork.agents.action_values import ScalarConfig
 from graftwork.engine import Rollout, Sample
 from graftwork.envs import EnvSpec
 from graftwork.networks import LSTMConfig, MLPConfig, Network
@@ -22,7 +23,7 @@ def build(seed: int = 0, **fields) -> DQN:
         learning_rate=0.01,
         adam_epsilon=0.1,
         max_gradient_norm=None,
-        loss="squared",
+        value=ScalarConfig(loss="squared"),
         discount=0.9,
         replay_capacity=500,
         learning_starts=0,
@@ -60,9 +61,10 @@ def learnt(monkeypatch, start: Rollout, rollout: Rollout, **fields) -> tuple[DQN
     agent = build(**fields)
     agent.target.load_state_dict(build(seed=1).network.state_dict())
     weight = torch.rand(N, generator=torch.Generator().manual_seed(6))
-    sample = Sample(rollout, weight, torch.arange(N))
-    monkeypatch.setattr(agent.replay, "sample", lambda batch_size, length: sample)
-    monkeypatch.setattr(agent.replay, "num_sequences", lambda length: 1)
+    discount = torch.where(rollout.terminated, 0.0, 0.9)
+    sample = Sample(rollout, rollout.reward, discount, None, weight, torch.arange(N))
+    monkeypatch.setattr(agent.replay, "sample", lambda batch_size, beta: sample)
+    monkeypatch.setattr(type(agent.replay), "__len__", lambda replay: 1)
     agent.learn(replace(start, state=agent.initial_state(B)))
     return agent, {name: value.clone() for name, value in agent.network.state_dict().items()}
 
@@ -163,7 +165,7 @@ def test_a_sequence_drawn_begins_with_the_state_that_the_network_had_there(exper
         for t in range(T):
             state = agent.act(rollout.observation[t], state, rollout.is_first[t], explore=False).state
         agent.replay.add(rollout)
-    sample = agent.replay.sample(50, L)
+    sample = agent.replay.sample(50)
     for n, index in enumerate(sample.index.tolist()):
         row, env = divmod(index, B)
         assert row % T == 0

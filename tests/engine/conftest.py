@@ -76,7 +76,15 @@ class Reader:
     def initial_state(self, num_envs: int) -> tuple[Tensor, ...]:
         return (torch.zeros(num_envs, 1),) if self.recurrent else ()
 
-    def act(self, observation: Observation, state: tuple[Tensor, ...], is_first: Tensor, *, explore: bool) -> Step:
+    def act(
+        self,
+        observation: Observation,
+        state: tuple[Tensor, ...],
+        is_first: Tensor,
+        *,
+        explore: bool,
+        action_mask: Tensor | None = None,
+    ) -> Step:
         assert explore
         action = ((address_of(observation) * torch.tensor([1.0, 2.0, 3.0])).sum(-1) % NUM_ACTIONS).long()
         if self.recurrent:

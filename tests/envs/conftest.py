@@ -181,7 +181,7 @@ def plain() -> Callable[[EnvStep], tuple[list[Any], ...]]:
 
     def lists(row: EnvStep) -> tuple[list[Any], ...]:
         tensors = (*tensors_of(row.observation).values(), *row[1:])
-        return tuple(tensor.tolist() for tensor in tensors)
+        return tuple(None if tensor is None else tensor.tolist() for tensor in tensors)
 
     return lists
 

@@ -196,6 +196,7 @@ OTHER_THAN_BOX: list[spaces.Space[Any]] = [
     spaces.Tuple([spaces.Discrete(3), spaces.Box(-1, 1, (2, 2), np.float32)]),
     spaces.Tuple([spaces.Discrete(3)] * 11),
     spaces.Dict({"a": spaces.Box(0, 9, (2,), np.int32), "b": spaces.MultiBinary(4)}),
+    spaces.Dict({"seen": spaces.Box(0, 1, (3, 2), np.bool_), "place": spaces.Discrete(3)}),
     spaces.Dict(
         {
             "eye": spaces.Box(0, 255, (2, 3), np.uint8),
@@ -232,6 +233,7 @@ class TestSpaces:
         assert isinstance(envs._envs, SyncEnvs)
         assert envs._envs.envs[0].env is env
 
+    @pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
     @pytest.mark.parametrize(
         ("dtype", "expected"),
         [
@@ -239,17 +241,18 @@ class TestSpaces:
             (np.float64, torch.float32),
             (np.float32, torch.float32),
             (np.int16, torch.float32),
-            (np.bool_, torch.float32),
+            (np.bool_, torch.bool),
         ],
     )
-    def test_uint8_is_kept_and_everything_else_becomes_float32(
-        self, dtype: type[Any], expected: torch.dtype, open_envs: Open
+    def test_uint8_and_bool_are_kept_and_everything_else_becomes_float32(
+        self, dtype: type[Any], expected: torch.dtype, asynchronous: bool, open_envs: Open
     ) -> None:
         env = Spaces(spaces.Box(0, 1 if dtype is np.bool_ else 7, (2, 3), dtype), spaces.Discrete(2))
-        envs = open_envs(lambda: env, 1)
+        envs = open_envs(lambda: env, 1, asynchronous=asynchronous)
         row = envs.reset()
         assert first_leaf(row.observation).dtype == expected
-        assert row.observation.tolist() == [env.observed[0].astype(np.float32).tolist()]
+        env.reset()
+        assert row.observation.float().tolist() == [env.observed[-1].astype(np.float32).tolist()]
 
     @pytest.mark.parametrize(
         "space",

@@ -27,6 +27,7 @@ def row(space: spaces.Space, observation) -> list[float]:
         (spaces.Box(-9, 9, (2, 2)), np.array([[1, 2], [3, -4]], np.float32), [1, 2, 3, -4]),
         (spaces.Box(-9, 9, ()), np.float32(1.5), [1.5]),
         (spaces.Box(0, 255, (3,), np.uint8), np.array([0, 7, 255], np.uint8), [0, 7, 255]),
+        (spaces.Box(0, 1, (2, 2), np.bool_), np.array([[True, False], [False, True]]), [1, 0, 0, 1]),
         (spaces.Discrete(4), 2, [0, 0, 1, 0]),
         (spaces.Discrete(3, start=-1), -1, [1, 0, 0]),
         (spaces.MultiDiscrete([2, 3]), np.array([1, 0]), [0, 1, 1, 0, 0]),

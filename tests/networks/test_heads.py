@@ -3,13 +3,12 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from graftwork.networks import Categorical, CategoricalHead, Head, PolicyValueHead, QHead, ValueHead, initialise
+from graftwork.networks import Categorical, CategoricalHead, Head, PolicyValueHead, ValueHead, initialise
 from graftwork.networks.blocks import InitialisesItself
 from graftwork.networks.distributions import Bernoulli, Gaussian, MultiCategorical, SquashedGaussian
 from graftwork.networks.heads import (
     AuxiliaryHead,
     ClassHead,
-    DuelingQHead,
     EmbeddingHead,
     Heads,
     RegressionHead,
@@ -31,14 +30,6 @@ def _same_numbers_every_time():
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(0)
         yield
-
-
-@pytest.mark.parametrize("leading", LEADING)
-def test_action_values_are_linear_in_the_features(leading):
-    head, features = QHead(F, A), torch.randn(*leading, F)
-    q = head(features)
-    assert q.shape == (*leading, A)
-    torch.testing.assert_close(q, features @ head.linear.weight.t() + head.linear.bias)
 
 
 @pytest.mark.parametrize("leading", LEADING)
@@ -68,42 +59,6 @@ def test_without_a_value_head_there_is_no_value():
     head = PolicyValueHead(CategoricalHead(F, A))
     assert head(torch.randn(T, B, F)).value is None
     assert {name.split(".")[0] for name in head.state_dict()} == {"policy"}
-
-
-@pytest.mark.parametrize("hidden", [None, 11])
-@pytest.mark.parametrize("leading", LEADING)
-def test_dueling_action_values_average_to_the_state_value(leading, hidden):
-    head, features = DuelingQHead(F, A, hidden), torch.randn(*leading, F)
-    q, advantage = head(features), head.advantage(features)
-    assert q.shape == (*leading, A)
-    torch.testing.assert_close(q.mean(-1, keepdim=True), head.value(features))
-    torch.testing.assert_close(q - q.mean(-1, keepdim=True), advantage - advantage.mean(-1, keepdim=True))
-
-
-def test_dueling_action_values_by_hand():
-    head = DuelingQHead(1, 3)
-    with torch.no_grad():
-        head.value.weight.fill_(2.0)
-        head.value.bias.fill_(1.0)
-        head.advantage.weight.copy_(torch.tensor([[1.0], [2.0], [6.0]]))
-        head.advantage.bias.zero_()
-    # At feature 1 the value is 3; the advantages 1, 2 and 6 have the mean 3.
-    torch.testing.assert_close(head(torch.ones(1)), torch.tensor([1.0, 2.0, 6.0]))
-
-
-def test_each_dueling_stream_has_its_hidden_layer():
-    shapes = {
-        name: tuple(weight.shape) for name, weight in DuelingQHead(F, A, 11).named_parameters() if weight.ndim > 1
-    }
-    assert shapes == {
-        "value.0.weight": (11, F),
-        "value.2.weight": (1, 11),
-        "advantage.0.weight": (11, F),
-        "advantage.2.weight": (A, 11),
-    }
-    assert set(DuelingQHead(F, A).state_dict()) == {
-        f"{s}.{p}" for s in ("value", "advantage") for p in ("weight", "bias")
-    }
 
 
 @pytest.mark.parametrize("leading", LEADING)
@@ -293,9 +248,6 @@ def test_no_heads_and_unknown_heads_are_refused():
 
 
 EVERY: dict[str, Callable[[], Head]] = {
-    "q": lambda: QHead(F, A),
-    "dueling": lambda: DuelingQHead(F, A),
-    "dueling with hidden layers": lambda: DuelingQHead(F, A, 11),
     "value": lambda: ValueHead(F),
     "categorical": lambda: CategoricalHead(F, A),
     "multi-categorical": lambda: MultiCategoricalHead(F, (2, 5)),

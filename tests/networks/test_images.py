@@ -65,6 +65,23 @@ def test_bytes_are_divided_by_255_and_floats_taken_as_they_are():
         assert taken.flatten().tolist() == [0, 51, 255, 1, 2, 3]
 
 
+def test_bools_are_0_and_1_and_not_divided():
+    images = Images(Box(0, 1, (2, 3, 1), np.bool_), ALONE)
+    taken = images(torch.tensor([[[[True], [False], [True]], [[False], [False], [True]]]]))
+    assert taken.dtype == torch.float32
+    assert taken.tolist() == [[[[1, 0, 1], [0, 0, 1]]]]
+
+
+@pytest.mark.parametrize("config", DEFAULTS, ids=name)
+def test_an_image_of_bools_has_the_features_of_its_floats(config):
+    image = torch.rand(B, 36, 40, 3, generator=torch.Generator().manual_seed(0)) < 0.5
+    encoder = config.build(Box(0, 1, (36, 40, 3), np.bool_)).eval()
+    expected = encoder.encode(image.float())
+    torch.testing.assert_close(encoder.encode(image), expected, rtol=0, atol=0)
+    exported = torch.export.export(encoder, (image.unsqueeze(0).expand(T, -1, -1, -1, -1).contiguous(),)).module()
+    close(exported((~image).unsqueeze(0).expand(T, -1, -1, -1, -1).contiguous())[0][0], encoder.encode(~image))
+
+
 @pytest.mark.parametrize(
     ("shape", "channels", "expected", "letters"),
     [

@@ -79,6 +79,15 @@ def test_bytes_reach_the_inner_encoder_as_floats_and_are_not_divided_twice():
     assert seen.inner.seen == torch.float32
 
 
+def test_bools_are_0_and_1():
+    encoder = NormalisedConfig().build(spaces.Box(0, 1, (2,), np.bool_)).eval()
+    inputs = torch.tensor([[True, False], [True, True], [True, False], [True, False]])
+    encoder.fit(inputs)
+    assert encoder.mean.tolist() == [1.0, 0.25]
+    torch.testing.assert_close(encoder.std, torch.tensor([1.0, 0.1875**0.5]))
+    torch.testing.assert_close(encoded(encoder, inputs), encoded(encoder, inputs.float()), rtol=0, atol=0)
+
+
 def test_statistics_travel_with_the_weights_and_stand_still_while_learning():
     encoder = NormalisedConfig(inner=GRUConfig()).build(spaces.Box(-1, 1, (3,)))
     encoder.fit(torch.randn(50, 3) + 4)

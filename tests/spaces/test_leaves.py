@@ -34,7 +34,7 @@ class TestLeaves:
             (spaces.Box(-1, 1, (2, 3)), (2, 3), torch.float32),
             (spaces.Box(-1, 1, (), np.float64), (), torch.float32),
             (spaces.Box(0, 9, (2,), np.int32), (2,), torch.float32),
-            (spaces.Box(0, 1, (2,), np.bool_), (2,), torch.float32),
+            (spaces.Box(0, 1, (2,), np.bool_), (2,), torch.bool),
             (spaces.Box(0, 9, (4, 4, 3), np.uint8), (4, 4, 3), torch.uint8),
             (spaces.Discrete(5, start=-2), (), torch.int64),
             (spaces.MultiDiscrete([[2, 3], [4, 5]]), (2, 2), torch.int64),
@@ -122,6 +122,8 @@ class TestToArrays:
             (spaces.MultiBinary(2), np.array([True, False]), [1, 0]),
             (spaces.Box(-9, 9, (2,), np.int16), np.array([-3, 4], np.int16), [-3.0, 4.0]),
             (spaces.Box(-1, 1, (1,), np.float64), [0.5], [0.5]),
+            (spaces.Box(0, 1, (2,), np.bool_), [True, False], [True, False]),
+            (spaces.Box(0, 255, (2,), np.uint8), np.array([0, 255], np.uint16), [0, 255]),
             (spaces.Text(3, charset="xy", min_length=0), "", [0, 0, 0]),
         ],
         ids=str,
@@ -142,6 +144,11 @@ class TestToArrays:
             (("pose", 0), np.zeros(2, np.float32), r"^observation 'pose\.0' has shape \(2,\), its space says \(3,\)$"),
             (("pose", 0), [[1.0], [2.0, 3.0]], r"^observation 'pose\.0' is no array of numbers: "),
             (("pose", 0), ["a", "b", "c"], r"^observation 'pose\.0' is of type <U1, its space says float32$"),
+            (
+                ("goal", "eye"),
+                EYE.astype(np.uint16) + 300,
+                r"^observation 'goal\.eye' holds 300, its space is of type uint8$",
+            ),
             (("goal", "eye"), EYE / 2, r"^observation 'goal\.eye' is of type float64, its space says uint8$"),
             (("pose", 1), 2.0, r"^observation 'pose\.1' is of type float64, its space says int64$"),
             (("pose", 1), 1, r"^observation 'pose\.1' holds 1, which is not in Discrete\(4, start=2\)$"),
@@ -269,6 +276,17 @@ class TestToTensors:
             batch, is_single = to_tensors(image, value)
             assert isinstance(batch, torch.Tensor)
             assert (batch.dtype, batch.tolist(), is_single) == (torch.uint8, [[7, 255]], True)
+
+    def test_a_box_of_bools_takes_a_byte_for_each(self) -> None:
+        grid = spaces.Box(0, 1, (2, 3), np.bool_)
+        batch, is_single = to_tensors(grid, np.array([[True, False, True], [False, False, True]]))
+        assert isinstance(batch, torch.Tensor)
+        assert (batch.dtype, batch.element_size(), is_single) == (torch.bool, 1, True)
+        assert batch.tolist() == [[[True, False, True], [False, False, True]]]
+        again, _ = to_tensors(grid, [[1, 0, 1], [0, 0, 1]])
+        assert isinstance(again, torch.Tensor)
+        assert again.equal(batch)
+        assert tensors_of(zeros(grid, 4))[""].dtype == torch.bool
 
     def test_choices_and_texts_may_come_alone_or_many(self) -> None:
         choice, word = spaces.Discrete(4, start=2), spaces.Text(3, charset="ab")

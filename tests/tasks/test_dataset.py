@@ -57,6 +57,7 @@ def test_numbers_take_the_types_that_networks_and_losses_want():
     [
         (spaces.Box(0, 255, (D,), np.uint8), torch.uint8, torch.uint8),
         (spaces.Box(0, 1, (D,), np.uint8), torch.bool, torch.uint8),
+        (spaces.Box(0, 1, (D,), np.bool_), torch.bool, torch.float32),
         (spaces.Box(0, 1, (D,), np.float64), torch.int16, torch.float32),
         (spaces.MultiDiscrete([2, 3, 4]), torch.int32, torch.int64),
         (spaces.MultiBinary(D), torch.bool, torch.uint8),

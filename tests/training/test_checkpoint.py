@@ -150,7 +150,7 @@ def test_another_format_version_is_named_passed_over_and_never_deleted(tmp_path)
     loaded = load_newest(tmp_path)
     assert loaded.step == 1
     assert loaded.problems == (
-        f"checkpoint {tmp_path}/step_000000000002: meta.json has format version 8, this graftwork reads 1",
+        f"checkpoint {tmp_path}/step_000000000002: meta.json has format version 8, this graftwork reads 2",
     )
     save(tmp_path, 2, small(), 1, {})
     save(tmp_path, 3, small(), 1, {})
@@ -170,11 +170,11 @@ def test_one_pruned_by_a_running_process_meanwhile_is_no_problem_and_the_new_one
         save(tmp_path, step, small(), 3, {})
     original = checkpoint.load
 
-    def racing(path: Path) -> checkpoint.Loaded:
+    def racing(path: Path, *, verify_histories: bool) -> checkpoint.Loaded:
         monkeypatch.setattr(checkpoint, "load", original)
         save(tmp_path, 3, small(), 3, {})
         shutil.rmtree(tmp_path / "step_000000000002")
-        return original(path)
+        return original(path, verify_histories=verify_histories)
 
     monkeypatch.setattr(checkpoint, "load", racing)
     loaded = load_newest(tmp_path)

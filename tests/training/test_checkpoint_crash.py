@@ -3,6 +3,7 @@
 import builtins
 import errno
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,8 +14,9 @@ from typing import Self
 import pytest
 import torch
 
+from graftwork.engine.history import History
 from graftwork.training import durable
-from graftwork.training.checkpoint import CheckpointError, digest, load_newest, save
+from graftwork.training.checkpoint import CheckpointError, digest, load, load_newest, save
 
 FILES = ["MANIFEST", "meta.json", "state.safetensors"]
 
@@ -33,7 +35,7 @@ class Disk:
         self.log: list[str] = []
         self.fail_at, self.fault = fail_at, fault
         self.unsynced: set[int] = set()
-        for name in ["mkdir", "makedirs", "rename", "unlink", "rmdir", "listdir", "open", "scandir"]:
+        for name in ["mkdir", "makedirs", "rename", "replace", "unlink", "rmdir", "listdir", "open", "scandir"]:
             monkeypatch.setattr(os, name, self.wrap(name, getattr(os, name)))
         monkeypatch.setattr(os, "fsync", self.wrap("fsync", self.fsync(os.fsync)))
         monkeypatch.setattr(durable, "open", self.open, raising=False)
@@ -99,19 +101,44 @@ def _no_waiting_for_the_disk(monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
+BYTES = 4 * 8  # of a segment, of 4 rows
+
+
 def state_of(step: int, size: int = 35) -> dict[str, object]:
+    """Rows [2 * step, 4 * step + 2): each step loses and gains some, and 40 has other ones than 4."""
     generator = torch.Generator().manual_seed(step)
-    return {"weight": torch.randn(size, generator=generator), "flags": torch.tensor([True, False, True]), "step": step}
+    run, last = (10**6, 4) if step == 40 else (0, step)
+    history = History(2 * last, 4 * last + 2, lambda start, stop: {"row": torch.arange(start, stop) + run})
+    return {
+        "weight": torch.randn(size, generator=generator),
+        "flags": torch.tensor([True, False, True]),
+        "step": step,
+        "history": history,
+    }
+
+
+def checkpoints(directory: Path) -> list[Path]:
+    return [path for path in directory.iterdir() if path.name.startswith("step_")]
+
+
+def segments(directory: Path) -> set[str]:
+    return {path.name for path in (directory / "segments").iterdir()}
+
+
+def named(directory: Path) -> set[str]:
+    """Segments that the checkpoints name."""
+    lines = [line.split() for path in checkpoints(directory) for line in (path / "MANIFEST").read_text().splitlines()]
+    return {Path(name).name for _, _, name in lines if name.startswith("../segments/")}
 
 
 def prepare(directory: Path, situation: str) -> None:
     """What is there before step 4 is saved with keep=2."""
     for step in [1, 2, 3]:
-        save(directory, step, state_of(step), 3, {})
+        save(directory, step, state_of(step), 3, {}, segment_bytes=BYTES)
     if situation == "same step, same content":
-        save(directory, 4, state_of(4), 4, {})
+        save(directory, 4, state_of(4), 4, {}, segment_bytes=BYTES)
     elif situation != "new step":
-        path = save(directory, 4, state_of(40), 4, {})
+        path = save(directory, 4, state_of(40), 4, {}, segment_bytes=BYTES)
         if situation == "same, damaged":
             os.truncate(path / "meta.json", 5)
 
@@ -138,10 +165,11 @@ def test_every_operation_may_fail_and_a_whole_checkpoint_is_loaded(tmp_path, sit
         directory = tmp_path / f"{operation}"
         shutil.copytree(template, directory)
         error: BaseException | None = None
+        state = state_of(4)
         with pytest.MonkeyPatch.context() as monkeypatch:
             disk = Disk(monkeypatch, operation, fault)
             try:
-                save(directory, 4, state_of(4), 2, {})
+                save(directory, 4, state, 2, {}, segment_bytes=BYTES)
             except (CheckpointError, Crash) as caught:
                 error = caught
         finished = len(disk.log) <= operation
@@ -152,6 +180,10 @@ def test_every_operation_may_fail_and_a_whole_checkpoint_is_loaded(tmp_path, sit
             assert str(error).endswith(fault.strerror)
             assert "\n" not in str(error)
 
+        for path in checkpoints(directory):
+            if situation != "same, damaged" or not path.name.startswith("step_000000000004"):
+                load(path)
+        assert segments(directory) >= named(directory)
         loaded = load_newest(directory)
         assert possible[digest(loaded.state)] == loaded.step
         assert all("meta.json is truncated" in problem for problem in loaded.problems)
@@ -160,11 +192,14 @@ def test_every_operation_may_fail_and_a_whole_checkpoint_is_loaded(tmp_path, sit
         elif isinstance(error, CheckpointError) and fault.errno == errno.ENOSPC:
             assert not list(directory.glob(".tmp_*"))
 
-        save(directory, 4, state_of(4), 2, {})
+        # The same process goes on with what it knows by now, or after a crash another one that knows nothing.
+        state = state_of(4) if isinstance(error, Crash) else state
+        save(directory, 4, state, 2, {}, segment_bytes=BYTES)
         assert digest(load_newest(directory).state) == digest(state_of(4))
+        assert segments(directory) == named(directory)
         names = sorted(path.name for path in directory.iterdir())
-        assert names[0] == "step_000000000003"
-        assert names[1:] == ["step_000000000004", "step_000000000004.1"][: 1 + (situation == "same, damaged")]
+        assert names[:2] == ["segments", "step_000000000003"]
+        assert names[2:] == ["step_000000000004", "step_000000000004.1"][: 1 + (situation == "same, damaged")]
         shutil.rmtree(directory)
         operation += 1
     assert operation > 20
@@ -172,34 +207,52 @@ def test_every_operation_may_fail_and_a_whole_checkpoint_is_loaded(tmp_path, sit
 
 def test_nothing_gets_its_name_or_loses_it_before_the_disk_has_what_it_needs(tmp_path, monkeypatch):
     for step in [1, 2]:
-        save(tmp_path, step, state_of(step), 2, {})
+        save(tmp_path, step, state_of(step), 2, {}, segment_bytes=BYTES)
     log = Disk(monkeypatch).log
-    save(tmp_path, 3, state_of(3), 2, {})
+    save(tmp_path, 3, state_of(3), 1, {}, segment_bytes=BYTES)
     temporary = f".tmp_3_{os.getpid()}"
     renamed = log.index(f"rename {temporary}")
     assert all(log.index(f"fsync {name}") < renamed for name in [*FILES, temporary])
-    pruned = log.index("rename step_000000000001")
+    pruned, last_pruned = (log.index(f"rename step_00000000000{step}") for step in (2, 1))
     assert renamed < log.index(f"fsync {tmp_path.name}") < pruned
     assert not any(entry.startswith(("unlink", "rmdir")) for entry in log[:pruned])
+
+    # A segment: its bytes, its name, the names of its folder, and only then the checkpoint that names it.
+    for position, entry in enumerate(log):
+        if entry == "replace segments":
+            assert log[position - 1] == "fsync segments"
+    assert log.count("replace segments") == 1
+    last = max(position for position, entry in enumerate(log) if entry == "replace segments")
+    assert "fsync segments" in log[last:renamed]
+    # One that is no longer named: the checkpoint's name goes first, for good.
+    deleted = [position for position, entry in enumerate(log) if re.fullmatch("unlink [0-9a-f]{64}.safetensors", entry)]
+    assert deleted
+    assert f"fsync {tmp_path.name}" in log[last_pruned : deleted[0]]
 
 
 SAVER = """
 import os, random, signal, sys, time
 from pathlib import Path
 import torch
-from graftwork.training.checkpoint import digest, load_newest, save, NoCheckpointError
+from graftwork.engine.history import History
+from graftwork.training.checkpoint import digest, load_newest, save
 
 directory, rounds = Path(sys.argv[1]), int(sys.argv[2])
-def state_of(step):
-    return {"weight": torch.full((90_000,), float(step)), "step": step}
+def read(start, stop):
+    return {"row": torch.arange(start, stop).unsqueeze(1).expand(-1, 500).float()}
+def state_of(step, digests):
+    # Each step has a segment of 8 rows more, and from the sixth on one less.
+    history = History(max(8 * step - 40, 0), 8 * step + 3, read, digests)
+    return {"weight": torch.full((90_000,), float(step)), "step": step, "history": history}
 
 draw, parent, acknowledged, interrupted = random.Random(0), os.getpid(), 0, 0
 for _ in range(rounds):
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
+        digests = {}
         for step in range(acknowledged + 1, 10**6):
-            save(directory, step, state_of(step), 2, {})
+            save(directory, step, state_of(step, digests), 2, {}, segment_bytes=16_000)
             os.write(writer, b"%d\\n" % step)
             if os.getppid() != parent:
                 os._exit(1)
@@ -214,7 +267,7 @@ for _ in range(rounds):
     loaded = load_newest(directory)
     assert not loaded.problems, loaded.problems
     assert loaded.step in (acknowledged, acknowledged + 1), (loaded.step, acknowledged)
-    assert digest(loaded.state) == digest(state_of(loaded.step))
+    assert digest(loaded.state) == digest(state_of(loaded.step, {}))
     acknowledged = loaded.step
 print(acknowledged, interrupted)
 """

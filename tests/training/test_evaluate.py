@@ -55,7 +55,15 @@ class Idle:
     def initial_state(self, num_envs: int) -> tuple[Tensor, ...]:
         return ()
 
-    def act(self, observation: Tensor, state: tuple[Tensor, ...], is_first: Tensor, *, explore: bool) -> Step:
+    def act(
+        self,
+        observation: Tensor,
+        state: tuple[Tensor, ...],
+        is_first: Tensor,
+        *,
+        explore: bool,
+        action_mask: Tensor | None = None,
+    ) -> Step:
         self.calls += 1
         return Step(torch.zeros(len(observation), dtype=torch.int64), state)
 

@@ -14,7 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from graftwork.engine.history import History
 from graftwork.training.checkpoint import digest, load, save
+from graftwork.training.state_tree import join, split
 
 
 @pytest.fixture(autouse=True)
@@ -164,6 +166,22 @@ def test_every_tensor_lies_aligned_in_the_file(tmp_path):
     assert all(starts[name] % state[name].element_size() == 0 for name in state)
 
 
+def log(**rows: Tensor) -> History:
+    return History(0, 5, lambda start, stop: {name: rows[name][start:stop] for name in rows})
+
+
+def test_tensors_and_histories_are_taken_out_by_their_path_and_put_back():
+    history, weight = log(row=torch.arange(5)), torch.ones(3)
+    state = {"a": [history, {"b": weight}], "c": 7}
+    tree, leaves = split(state)
+    assert json.loads(json.dumps(tree)) == {"a": [{"/": "history"}, {"b": {"/": "tensor"}}], "c": 7}
+    assert leaves == {"a/0": history, "a/1/b": weight}
+    assert join(tree, leaves) == state
+    assert leaves == {}
+    with pytest.raises(TypeError, match="a/0 is marked as another kind"):
+        join(tree, {"a/0": weight, "a/1/b": weight})
+
+
 class Colour(enum.IntEnum):
     RED = 1
 
@@ -188,6 +206,8 @@ class Colour(enum.IntEnum):
         ({"a": torch.ones(3, dtype=torch.complex64)}, "state at 'a': .* torch.complex64"),
         ({"a": torch.eye(3).to_sparse()}, "state at 'a': .* torch.sparse_coo"),
         ({"a": torch.ones(3, device="meta")}, "state at 'a': .* on meta"),
+        ({"a": [log(x=torch.ones(5, dtype=torch.complex64))]}, "state at 'a/0/x': .* torch.complex64"),
+        ({"a": log(**{"b/c": torch.ones(5)})}, "state at 'a': a key must .* got 'b/c'"),
     ],
 )
 def test_unsavable_state_is_refused_by_place_before_anything_is_written(tmp_path, state, message):

@@ -1,0 +1,151 @@
+"""What rollouts brought, row by row: a ring for each leaf of the observation and for each other field."""
+
+import torch
+from torch import Tensor
+
+from ..envs.contract import EnvSpec
+from ..spaces import Observation, leaves, observation_of, tensors_of
+from .frames import frame_ages, frames_back, newest_frame, stacks_of
+from .ring import Ring
+from .rollout import Rollout
+from .storage import Memory
+
+
+class Rows:
+    """The newest `length` rows; of stacked frames the newest frame of each row.
+
+    Observations and masks lie in `far` memory, the few bytes of each row that say what it is `near`, on the device.
+    """
+
+    def __init__(self, spec: EnvSpec, num_envs: int, length: int, near: Memory, far: Memory) -> None:
+        """ValueError if the action space is not made of choices, or an observation not of `frame_stack` frames."""
+        self._spec, self._num_envs = spec, num_envs
+        self.length, self.size = length, length * num_envs  # rows; places
+        self._far, self._device = far, near.device
+        self._leaves, self.num_frames = leaves(spec.observation_space), spec.frame_stack
+        self.has_action_mask = spec.has_action_mask
+        choices = spec.choices("dqn")
+        branches = () if spec.branches is None else (len(choices),)
+
+        def ring(memory: Memory, dtype: torch.dtype, *shape: int) -> Ring:
+            return Ring(memory, dtype, length, num_envs, *shape)
+
+        self.rings: dict[str, Ring] = {}
+        for name, leaf in self._leaves.items():
+            shape = leaf.shape
+            if self.num_frames > 1:
+                if not shape or shape[0] % self.num_frames:
+                    raise ValueError(
+                        f"replay: {leaf} has shape {shape}, which is not {self.num_frames} frames along axis 0"
+                    )
+                shape = (shape[0] // self.num_frames, *shape[1:])
+            self.rings[_of(name)] = ring(far, leaf.dtype, *shape)
+        # Of each row that an observation has, the newest included.
+        if spec.has_action_mask:
+            self.rings["action_mask"] = ring(far, torch.bool, *branches, max(choices))
+        self.rings["is_first"] = ring(near, torch.bool)
+        self._newest = tuple(self.rings)
+        self.rings["action"] = ring(near, _smallest(max(choices)), *branches)
+        self.rings["reward"] = ring(near, torch.float32)
+        self.rings["terminated"] = ring(near, torch.bool)
+        self.rings["truncated"] = ring(near, torch.bool)
+        self._others = tuple(name for name in self.rings if not name.startswith("observation"))
+        self._ages = ring(near, torch.uint8) if self.num_frames > 1 else None
+
+    def newest(self, row: int) -> dict[str, Tensor]:
+        """What there is of the newest row, [B, ...] each."""
+        return {name: self.rings[name].read(row, row + 1)[0] for name in self._newest}
+
+    @property
+    def all_rings(self) -> list[Ring]:
+        """Those too whose rows follow from the others'."""
+        return [*self.rings.values(), *([self._ages] if self._ages else [])]
+
+    def check(self, rollout: Rollout) -> None:
+        """ValueError, which names the field, for a rollout of another form than the rows kept here."""
+        if rollout.batch_size != self._num_envs:
+            raise ValueError(f"replay: a rollout of {rollout.batch_size} environments, was {self._num_envs}")
+        observed = tensors_of(rollout.observation)
+        if observed.keys() != self._leaves.keys():
+            raise ValueError(f"replay: observation has the entries {sorted(observed)}, was {sorted(self._leaves)}")
+        for name, leaf in self._leaves.items():
+            found = observed[name]
+            if found.shape[2:] != leaf.shape:
+                raise ValueError(f"replay: {leaf} has shape {tuple(found.shape[2:])}, was {leaf.shape}")
+            if found.dtype != leaf.dtype:
+                raise ValueError(f"replay: {leaf} is of type {found.dtype}, was {leaf.dtype}")
+        if (rollout.action_mask is not None) != self._spec.has_action_mask:
+            text = "has action masks, a rollout has none" if self._spec.has_action_mask else "has no action masks"
+            raise ValueError(f"replay: env.id={self._spec.id} {text}")
+
+    def write(self, start: int, rollout: Rollout) -> None:
+        """Rows from number `start` on. Of the newest only observation, mask and `is_first` are there."""
+        k = self.num_frames
+        for name, leaf in tensors_of(rollout.observation).items():
+            self.rings[_of(name)].write(start, leaf if k == 1 else newest_frame(leaf, k))
+        for name in self._others:
+            self.rings[name].write(start, getattr(rollout, name))
+        if self._ages is not None:
+            before = self._ages.read(start, start + 1)[0] if start else None
+            self._ages.write(start, frame_ages(rollout.is_first, before, k))
+
+    def read(self, start: int, stop: int) -> dict[str, Tensor]:
+        """Rows [start, stop), as `write_back` takes them."""
+        return {name: ring.read(start, stop) for name, ring in self.rings.items()}
+
+    def write_back(self, start: int, rows: dict[str, Tensor], goes_on: bool) -> None:
+        """goes_on: the row before `start` is here already."""
+        for name, found in rows.items():
+            self.rings[name].write(start, found)
+        if self._ages is not None and len(rows["is_first"]):
+            before = (self._ages.read(start - 1, start)[0] + 1).clamp(max=self.num_frames - 1) if goes_on else None
+            self._ages.write(start, frame_ages(rows["is_first"].to(self._device), before, self.num_frames))
+
+    def take(self, name: str, index: Tensor) -> Tensor:
+        """A field at places of the rings, [R, N] -> [R, N, ...]."""
+        return self.rings[name].take(index.to(self._far.home) if name == "action_mask" else index, self._device)
+
+    def observation(self, index: Tensor, is_consecutive: bool) -> Observation:
+        """Observations at places of the rings, [R, N] -> [R, N, *obs]. is_consecutive: each row is the next in time."""
+        rings, k = {name: self.rings[_of(name)] for name in self._leaves}, self.num_frames
+        found: Observation
+        if self._ages is None:
+            at = index.to(self._far.home)
+            found = observation_of({name: ring.take(at, self._device) for name, ring in rings.items()})
+            return found
+        age = self._ages.take(index, self._device)
+        if is_consecutive and self._far.home != self._device:
+            # Stacks that follow each other share frames: each goes over to the device once.
+            earlier = index[:1] - torch.arange(k - 1, 0, -1, device=index.device).unsqueeze(1) * self._num_envs
+            at = torch.cat((earlier, index)).remainder_(self.size).to(self._far.home)
+            frames = {name: ring.take(at, self._device) for name, ring in rings.items()}
+            found = observation_of({name: stacks_of(leaf, age, k) for name, leaf in frames.items()})
+            return found
+        back = frames_back(age, k).mul_(self._num_envs)
+        at = (index.unsqueeze(-1) - back).remainder_(self.size).to(self._far.home)
+        found = observation_of({name: ring.take(at, self._device).flatten(2, 3) for name, ring in rings.items()})
+        return found
+
+    def check_stacks(self, rollout: Rollout) -> None:
+        """ValueError unless the observations of a rollout, written as the first rows, can be put together again."""
+        if self._ages is None:
+            return
+        index = torch.arange((rollout.num_rows + 1) * self._num_envs, device=self._device).view(-1, self._num_envs)
+        found, observed = self.observation(index, True), tensors_of(rollout.observation)
+        if not all(leaf.equal(observed[name]) for name, leaf in tensors_of(found).items()):
+            raise ValueError(
+                f"replay: env.id={self._spec.id}: each observation must be {self.num_frames} frames along axis 0, oldest"
+                " first, with an episode's first frame in place of those before it; its observations are not"
+            )
+
+
+def _of(leaf: str) -> str:
+    """Name of an observation's leaf among all that a row has."""
+    return f"observation.{leaf}" if leaf else "observation"
+
+
+def _smallest(bound: int) -> torch.dtype:
+    """The smallest type that holds the numbers below `bound`."""
+    if bound <= 256:
+        return torch.uint8
+    return next(dtype for dtype in (torch.int16, torch.int32, torch.int64) if bound - 1 <= torch.iinfo(dtype).max)

@@ -1,0 +1,101 @@
+"""Where a replay keeps what it stores, and whether there is room for it."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+Storage: TypeAlias = Literal["device", "pinned", "mapped"]
+"""On the device; in the host's memory, pinned if the device is a GPU; or in a file that is mapped into memory."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """A kind of memory to take tensors from."""
+
+    storage: Storage
+    device: torch.device  # that computes with what is stored
+    directory: Path | None = None  # of mapped files; None for the system's temporary one
+
+    @property
+    def home(self) -> torch.device:
+        """The device of its tensors."""
+        return self.device if self.storage == "device" else torch.device("cpu")
+
+    def zeros(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """ValueError, naming the directory, if a mapped file cannot be made there."""
+        if self.storage == "mapped":
+            return self._mapped(shape, dtype)
+        pin = self.storage == "pinned" and self.device.type == "cuda"
+        return torch.zeros(shape, dtype=dtype, device=self.home, pin_memory=pin)
+
+    def _mapped(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        size = max(prod(shape) * dtype.itemsize, 1)
+        try:
+            file, name = tempfile.mkstemp(prefix="graftwork-replay-", dir=self._folder)
+            try:
+                # Reserved at once: a disk that is full only later would kill the process at some write.
+                if hasattr(os, "posix_fallocate"):
+                    os.posix_fallocate(file, 0, size)
+                whole = torch.from_file(name, shared=True, size=size, dtype=torch.uint8)
+            finally:
+                os.close(file)
+                # The mapping keeps the file; without a name it is gone with the process, however that ends.
+                with suppress(OSError):
+                    os.unlink(name)
+        except (OSError, RuntimeError) as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(
+                f"replay: no file of {size / 1e9:.1f} GB can be mapped in {self._folder}: {reason}"
+            ) from error
+        return whole[: prod(shape) * dtype.itemsize].view(dtype).view(shape)
+
+    @property
+    def _folder(self) -> Path:
+        return Path(tempfile.gettempdir()) if self.directory is None else self.directory
+
+    def room(self) -> tuple[str, int, str]:
+        """What it is called, the bytes that there are of it, and how to say so."""
+        if self.storage == "mapped":
+            folder = self._folder
+            while not folder.exists() and folder != folder.parent:
+                folder = folder.parent
+            return f"in {self._folder}", shutil.disk_usage(folder).free, "its disk has {} free"
+        if self.home.type == "cuda":
+            held = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
+            free = torch.cuda.mem_get_info(self.device)[0]
+            return f"on {self.device}", free + held, "it has {} free"
+        return "of memory", host_memory(), "this machine has {}"
+
+
+def check_room(capacity: int, needs: Iterable[tuple[Memory, int]]) -> None:
+    """ValueError if some memory has not got the bytes that are needed of it in all."""
+    total: dict[str, int] = {}
+    for memory, size in needs:
+        name, there, text = memory.room()
+        total[name] = total.get(name, 0) + size
+        if total[name] > there:
+            raise ValueError(
+                f"agent.replay_capacity={capacity} needs {total[name] / 1e9:.1f} GB {name}, "
+                + text.format(f"{there / 1e9:.1f} GB")
+            )
+
+
+def host_memory() -> int:
+    """Bytes of memory that this process may have: the machine's, or what its control group is limited to."""
+    limit = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for path in _LIMITS:
+        with suppress(OSError, ValueError):  # there is none, or it says "max"
+            limit = min(limit, int(path.read_text()))
+    return limit
+
+
+_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
