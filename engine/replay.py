@@ -97,7 +97,6 @@ class ReplayBuffer:
         self._rows.check(rollout)
         self._allocate()
         if start == 0:
-            self._rows.write(0, rollout)
             self._rows.check_stacks(rollout)
         self._places.add(rollout.valid)
         self._rows.write(start, rollout)
@@ -123,9 +122,14 @@ class ReplayBuffer:
             discount = self.window.one_step(rollout.reward, rollout.terminated)
             return Sample(rollout, rollout.reward, discount, None, weight, index)
         if self._is_lone:
-            there = self._places.total - index // self.num_envs
-            fields = [self._rows.take(name, at[:-1]) for name in ("reward", "terminated", "truncated")]
-            reward, discount, count = self.window.sums(*fields, self._rows.take("is_first", at), there)
+            rings, inner = self._rows.rings, at[:-1]
+            reward, discount, count = self.window.sums(
+                rings["reward"].take(inner),
+                rings["terminated"].take(inner),
+                rings["truncated"].take(inner),
+                rings["is_first"].take(at),
+                self._places.total - index // self.num_envs,
+            )
             # A row and its successor, however far apart, as if they were neighbours.
             pair = torch.cat((index.unsqueeze(0), index + count * self.num_envs)).remainder_(size)
             return Sample(self._rollout(pair, index), reward, discount, None, weight, index)
@@ -145,26 +149,24 @@ class ReplayBuffer:
 
     def _rollout(self, at: Tensor, index: Tensor) -> Rollout:
         """The rows at places [R + 1, N] of the rings, of which the last is only a successor."""
-        rows, inner = self._rows, at[:-1]
+        rings, inner = self._rows.rings, at[:-1]
         is_consecutive = self.window.n_step == 1 or not self._is_lone
         return Rollout(
-            observation=rows.observation(at, is_consecutive),
-            is_first=rows.take("is_first", at),
-            action=rows.take("action", inner).long(),
+            observation=self._rows.observation(at, is_consecutive),
+            is_first=rings["is_first"].take(at),
+            action=rings["action"].take(inner).long(),
             log_prob=None,
-            reward=rows.take("reward", inner),
-            terminated=rows.take("terminated", inner),
-            truncated=rows.take("truncated", inner),
-            state=self._state(index),
-            action_mask=rows.take("action_mask", at) if rows.has_action_mask else None,
+            reward=rings["reward"].take(inner),
+            terminated=rings["terminated"].take(inner),
+            truncated=rings["truncated"].take(inner),
+            state=self._state(index) if self._states else (),
+            action_mask=rings["action_mask"].take(at) if "action_mask" in rings else None,
         )
 
     def _state(self, index: Tensor) -> State:
         """Recurrent state before rows [N]."""
-        if not self._states:
-            return ()
         number = index // (self._stride * self.num_envs) * self.num_envs + index % self.num_envs
-        return tuple(ring.take(number % (ring.length * self.num_envs), index.device) for ring in self._states)
+        return tuple(ring.take(number % (ring.length * self.num_envs)) for ring in self._states)
 
     def state_dict(self) -> StateDict:
         self._allocate()

@@ -2,7 +2,9 @@
 
 from collections.abc import Iterator
 from math import prod
+from typing import Any
 
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -18,12 +20,16 @@ class Ring:
         self.nbytes = length * prod(self.shape) * dtype.itemsize
         self.memory = memory
         self.rows = self.flat = torch.empty(0, device="meta")
+        self._array: npt.NDArray[Any] | None = None
 
     def allocate(self) -> None:
         self.rows = self.memory.zeros((self.length, *self.shape), self.dtype)  # [length, B, ...]
         self.flat = self.rows.view(
             self.length * self.shape[0], *([prod(self.shape[1:])] if len(self.shape) > 1 else [])
         )
+        # NumPy takes a third less time than torch for what is small, and has one thread for what is not.
+        if self.flat.is_cpu and self.nbytes < _SMALL * self.length * self.shape[0]:
+            self._array = self.flat.numpy()
 
     def write(self, start: int, rows: Tensor) -> None:
         """Rows from number `start` on, in place of those that lie there."""
@@ -42,16 +48,23 @@ class Ring:
             return self.rows[place : place + count]
         return torch.cat((self.rows[place:], self.rows[: count - fit]))
 
-    def take(self, index: Tensor, device: torch.device) -> Tensor:
-        """Entries place * B + environment, [...] -> [..., *shape], on `device`. index: on the rows' own device."""
-        flat = self.flat
-        if flat.device != device:
+    def take(self, index: Tensor) -> Tensor:
+        """Entries place * B + environment, [...] -> [..., *shape], on the device that computes with them."""
+        if self.memory.is_far:
+            index = index.to(self.memory.home)
             # Into pinned memory, from where it goes on while this thread does.
-            out = flat.new_empty((index.numel(), *flat.shape[1:]), pin_memory=True)
-            found = torch.index_select(flat, 0, index.flatten(), out=out).to(device, non_blocking=True)
-            return found.view(*index.shape, *self.shape[1:])
-        # Both take indices of any shape, in less time than index_select and the views around it.
-        found = flat.take(index) if flat.ndim == 1 else torch.embedding(flat, index)
+            out = self.flat.new_empty((index.numel(), *self.flat.shape[1:]), pin_memory=True)
+            found = torch.index_select(self.flat, 0, index.flatten(), out=out)
+            return found.to(self.memory.device, non_blocking=True).view(*index.shape, *self.shape[1:])
+        if self._array is None:
+            # Both take indices of any shape, in less time than index_select and the views around it.
+            found = self.flat.take(index) if self.flat.ndim == 1 else torch.embedding(self.flat, index)
+        elif self.flat.ndim == 1:
+            found = torch.from_numpy(self._array.take(index.numpy()))
+        else:
+            # Memory from torch: its alignment may decide how a product of matrices is rounded.
+            found = self.flat.new_empty((*index.shape, self.flat.shape[1]))
+            self._array.take(index.numpy(), axis=0, out=found.numpy(), mode="clip")
         return found.view(*index.shape, *self.shape[1:]) if len(self.shape) > 2 else found
 
 
@@ -73,3 +86,4 @@ def parts_of(history: History) -> Iterator[tuple[int, dict[str, Tensor]]]:
 
 
 _PART = 2**26  # bytes
+_SMALL = 1024  # bytes of an entry

@@ -21,9 +21,8 @@ class Rows:
         """ValueError if the action space is not made of choices, or an observation not of `frame_stack` frames."""
         self._spec, self._num_envs = spec, num_envs
         self.length, self.size = length, length * num_envs  # rows; places
-        self._far, self._device = far, near.device
+        self._is_far, self._device = far.is_far, near.device
         self._leaves, self.num_frames = leaves(spec.observation_space), spec.frame_stack
-        self.has_action_mask = spec.has_action_mask
         choices = spec.choices("dqn")
         branches = () if spec.branches is None else (len(choices),)
 
@@ -31,6 +30,7 @@ class Rows:
             return Ring(memory, dtype, length, num_envs, *shape)
 
         self.rings: dict[str, Ring] = {}
+        self._observed: dict[str, Ring] = {}  # those of observations, by leaf
         for name, leaf in self._leaves.items():
             shape = leaf.shape
             if self.num_frames > 1:
@@ -39,7 +39,7 @@ class Rows:
                         f"replay: {leaf} has shape {shape}, which is not {self.num_frames} frames along axis 0"
                     )
                 shape = (shape[0] // self.num_frames, *shape[1:])
-            self.rings[_of(name)] = ring(far, leaf.dtype, *shape)
+            self._observed[name] = self.rings[_of(name)] = ring(far, leaf.dtype, *shape)
         # Of each row that an observation has, the newest included.
         if spec.has_action_mask:
             self.rings["action_mask"] = ring(far, torch.bool, *branches, max(choices))
@@ -101,35 +101,32 @@ class Rows:
             before = (self._ages.read(start - 1, start)[0] + 1).clamp(max=self.num_frames - 1) if goes_on else None
             self._ages.write(start, frame_ages(rows["is_first"].to(self._device), before, self.num_frames))
 
-    def take(self, name: str, index: Tensor) -> Tensor:
-        """A field at places of the rings, [R, N] -> [R, N, ...]."""
-        return self.rings[name].take(index.to(self._far.home) if name == "action_mask" else index, self._device)
-
     def observation(self, index: Tensor, is_consecutive: bool) -> Observation:
         """Observations at places of the rings, [R, N] -> [R, N, *obs]. is_consecutive: each row is the next in time."""
-        rings, k = {name: self.rings[_of(name)] for name in self._leaves}, self.num_frames
-        found: Observation
+        k, found = self.num_frames, {}
         if self._ages is None:
-            at = index.to(self._far.home)
-            found = observation_of({name: ring.take(at, self._device) for name, ring in rings.items()})
-            return found
-        age = self._ages.take(index, self._device)
-        if is_consecutive and self._far.home != self._device:
+            for name, ring in self._observed.items():
+                found[name] = ring.take(index)
+        elif is_consecutive and self._is_far:
             # Stacks that follow each other share frames: each goes over to the device once.
+            age = self._ages.take(index)
             earlier = index[:1] - torch.arange(k - 1, 0, -1, device=index.device).unsqueeze(1) * self._num_envs
-            at = torch.cat((earlier, index)).remainder_(self.size).to(self._far.home)
-            frames = {name: ring.take(at, self._device) for name, ring in rings.items()}
-            found = observation_of({name: stacks_of(leaf, age, k) for name, leaf in frames.items()})
-            return found
-        back = frames_back(age, k).mul_(self._num_envs)
-        at = (index.unsqueeze(-1) - back).remainder_(self.size).to(self._far.home)
-        found = observation_of({name: ring.take(at, self._device).flatten(2, 3) for name, ring in rings.items()})
-        return found
+            at = torch.cat((earlier, index)).remainder_(self.size)
+            for name, ring in self._observed.items():
+                found[name] = stacks_of(ring.take(at), age, k)
+        else:
+            back = frames_back(self._ages.take(index), k).mul_(self._num_envs)
+            at = (index.unsqueeze(-1) - back).remainder_(self.size)
+            for name, ring in self._observed.items():
+                found[name] = ring.take(at).flatten(2, 3)
+        observation: Observation = observation_of(found)
+        return observation
 
     def check_stacks(self, rollout: Rollout) -> None:
-        """ValueError unless the observations of a rollout, written as the first rows, can be put together again."""
+        """ValueError unless the observations of a first rollout can be put together again from their frames."""
         if self._ages is None:
             return
+        self.write(0, rollout)
         index = torch.arange((rollout.num_rows + 1) * self._num_envs, device=self._device).view(-1, self._num_envs)
         found, observed = self.observation(index, True), tensors_of(rollout.observation)
         if not all(leaf.equal(observed[name]) for name, leaf in tensors_of(found).items()):

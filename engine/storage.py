@@ -30,6 +30,11 @@ class Memory:
         """The device of its tensors."""
         return self.device if self.storage == "device" else torch.device("cpu")
 
+    @property
+    def is_far(self) -> bool:
+        """Tensors are not on the device that computes with them."""
+        return self.storage != "device" and self.device.type != "cpu"
+
     def zeros(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """ValueError, naming the directory, if a mapped file cannot be made there."""
         if self.storage == "mapped":

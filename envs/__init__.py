@@ -1,6 +1,7 @@
 """Environments: the vector-env contract, and gymnasium's environments behind it."""
 
 from .address import EnvironmentFailure, episode_seed
+from .atari_vector import AtariVectorEnvs
 from .contract import EnvSpec, EnvStep, Episode, VectorEnv
 from .frame_stack import FrameStack
 from .gymnasium_envs import EVALUATION, FRESH, TRAINING, GymnasiumEnvs, NonFiniteEnvError
@@ -12,6 +13,7 @@ __all__ = [
     "EVALUATION",
     "FRESH",
     "TRAINING",
+    "AtariVectorEnvs",
     "EnvConfig",
     "EnvSpec",
     "EnvStep",

@@ -82,14 +82,15 @@ def make(
     """
     if find_spec("cv2") is None:
         raise gymnasium.error.DependencyNotInstalled("opencv-python-headless; pip install 'graftwork[atari]'")
-    settled: dict[str, Any] = {
+    arguments: dict[str, Any] = {
+        **kwargs,
         "frameskip": 1,  # AtariPreprocessing skips
         "repeat_action_probability": protocol.sticky,
         "full_action_space": False,
         "max_num_frames_per_episode": 0,  # AtariGame counts steps
         "obs_type": "grayscale",
     }
-    env: AnyEnv = gymnasium.make(env_id, disable_env_checker=True, **settled, **kwargs)
+    env: AnyEnv = gymnasium.make(env_id, disable_env_checker=True, **arguments)
     env = AtariPreprocessing(env, noop_max=protocol.no_ops, frame_skip=FRAME_SKIP, screen_size=SIZE)
     return AtariGame(env, protocol, training, most_steps(max_episode_steps))
 

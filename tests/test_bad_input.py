@@ -138,7 +138,10 @@ def checkpoints(run_dir: Path) -> list[Path]:
         (["dqn/cartpole", LSTM, "agent.sequence_length=1"], "agent.sequence_length=1: .*at least 2"),
         (["dqn/cartpole", "agent.sequence_length=5", "agent.burn_in=2"], "agent.burn_in=2: .*use 0"),
         (["dqn/cartpole", "agent.replay_capacity=10"], "agent.replay_capacity=10 must hold at least"),
-        (["dqn/cartpole", "env.id=Pendulum-v1"], "agent.kind=dqn needs a Discrete action space, .*Pendulum-v1 has Box"),
+        (
+            ["dqn/cartpole", "env.id=Pendulum-v1"],
+            "agent.kind=dqn needs a Discrete or MultiDiscrete action space, .*Pendulum-v1 has Box",
+        ),
         (
             ["reinforce/cartpole", "env.id=Pendulum-v1"],
             "agent.kind=reinforce needs a Discrete action space, .*Pendulum-v1 has Box",
@@ -288,7 +291,7 @@ def lose_a_file(path: Path) -> None:
 def rewrite_format(path: Path) -> None:
     """As another version would have written it, hashes and all."""
     text = (path / "meta.json").read_text()
-    changed = re.sub(r'"format": ?1\b', '"format":99', text)
+    changed = re.sub(r'"format": ?2\b', '"format":99', text)
     assert changed != text
     (path / "meta.json").write_text(changed)
     (path / MANIFEST).unlink()

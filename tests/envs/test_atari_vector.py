@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from graftwork.envs import EnvConfig, EnvStep, GymnasiumEnvs, atari, env_maker
-from graftwork.envs.atari_vector import AtariVectorEnvs
+from graftwork.envs import AtariVectorEnvs, EnvConfig, EnvStep, GymnasiumEnvs, atari, env_maker
 from graftwork.spaces import first_leaf
 
 pytest.importorskip("ale_py", reason="needs the extra atari")

@@ -11,7 +11,7 @@ import torch
 
 from graftwork.envs import EnvConfig, GymnasiumEnvs, env_maker
 from graftwork.envs import minatar as adapter
-from graftwork.networks import ConvConfig, ConvLayer, Impala
+from graftwork.networks import ConvConfig, ConvLayer, ImpalaConfig
 
 pytest.importorskip("minatar", reason="needs the extra minatar", exc_type=ImportError)
 
@@ -143,8 +143,8 @@ def test_convolutions_and_impala_take_the_observations(game: str) -> None:
     assert isinstance(observation, torch.Tensor)
     assert observation.dtype == torch.bool
     space = envs.spec.observation_space
-    published = ConvConfig(layers=(ConvLayer(channels=16, kernel=3),), hidden=128).build(space)
-    for encoder in (published, Impala(space)):
+    published = ConvConfig(channels="first", layers=(ConvLayer(channels=16, kernel=3),), hidden=128)
+    for encoder in (published.build(space), ImpalaConfig(channels="first").build(space)):
         assert encoder.encode(observation).shape == (5, encoder.out_features)
 
 

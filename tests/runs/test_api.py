@@ -188,7 +188,7 @@ def test_loading_takes_no_memory_for_the_replay(trained):
     replay = gw.load(trained.run_dir).replay
     assert len(replay) == 0
     assert replay.nbytes > 0
-    assert all(rows.is_meta for rows in replay._rows.values())
+    assert all(ring.rows.is_meta for ring in replay._rows.all_rings)
 
 
 def test_run_of_a_machine_with_a_gpu_is_loaded_without_one(trained, tmp_path):
@@ -479,7 +479,8 @@ def test_objects_that_do_not_fit_are_refused_before_anything_is_written(tmp_path
     with pytest.raises(ValueError, match=r"takes no observation of Box\(.*\(4,\), float32\): ") as caught:
         gw.train(tiny(), run_dir=tmp_path / "run", encoder=OwnEncoder((6,), (5,)))
     assert "\n" not in str(caught.value)
-    with pytest.raises(ValueError, match=r"the network gives 3 values, but env.id=CartPole-v1 has 2 actions"):
+    line = r"the network gives values of shape \[3\], but agent.value.kind=scalar on env.id=CartPole-v1 needs \[2\]"
+    with pytest.raises(ValueError, match=line):
         gw.train(tiny(), run_dir=tmp_path / "run", network=Network(own_encoder(), QHead(5, 3)))
     assert not (tmp_path / "run").exists()
 
