@@ -60,5 +60,5 @@ clean:
 	@touch $@
 
 .venv/.test: .venv/.made pyproject.toml constraints.txt
-	@$(INSTALL_PACKAGE) --editable '.[test,tensorboard,box2d]'
+	@$(INSTALL_PACKAGE) --editable '.[test,tensorboard,box2d,atari,minatar]'
 	@touch $@

@@ -141,7 +141,7 @@ class DQNConfig(Config):
         if encoder is None:
             encoder = self.encoder.build(spec.observation_space)
             initialise(encoder, self.initialisation, generator)
-        head = self.value.head(self.head, encoder.out_features, _num_actions(spec), spec.padding)
+        head = self.value.head(self.head, encoder.out_features, spec.value_shape("dqn"), spec.padding)
         auxiliary = self.auxiliary.heads(encoder.out_features, spec)
         initialise(head, self.initialisation, generator)
         if auxiliary is not None:
@@ -215,9 +215,10 @@ class DQN(Agent):
         self.step = 0  # environment steps learnt from
         self._generator, self._noise = generator, noise
         self._noisy, self._noisy_target = noisy_layers(network), noisy_layers(self.target)
-        self._branches = _branches(spec, generator.device)
+        # Where branches have unequal numbers of actions, some that the values have room for are never legal.
+        self._padding = None if spec.padding is None else spec.padding.to(generator.device)
         self._explore = EpsilonGreedy(
-            _num_actions(spec)[-1], config.epsilon.at, config.train_period, generator, legal=self._branches
+            spec.value_shape("dqn")[-1], config.epsilon.at, config.train_period, generator, legal=self._padding
         )
         # Two, as a recording does not notice that layers have become noisy.
         self._greedy, self._noisily_greedy = (Recorded(self._best, network) for _ in range(2))
@@ -335,7 +336,7 @@ class DQN(Agent):
         """Munchausen's part of the reward, [rows, N]; of branches the mean."""
         log_pi = taken(log_policy(self._values(output, legal), config.temperature), action)
         bonus = munchausen_bonus(log_pi, config.temperature, config.scale, config.floor)
-        return bonus if self._branches is None else bonus.mean(-1)
+        return bonus if self.spec.branches is None else bonus.mean(-1)
 
     def _loss(self, network: Network[Tensor], batch: Batch) -> tuple[Tensor, Metrics]:
         value, rows = self.config.value, len(batch.reward)
@@ -343,12 +344,12 @@ class DQN(Agent):
         output = network.head(features, *batch.fractions)
         target = self._target(batch, output.detach())
         fractions = tuple(asked[:rows] for asked in batch.fractions)
-        if self._branches is not None:  # each learns the same target
+        if self.spec.branches is not None:  # each learns the same target
             shape = batch.action.shape
             target = Return(*(part if part is None else to_branches(part, shape) for part in target))
             fractions = tuple(to_branches(asked, shape) for asked in fractions)
         error, surprise = value.error(taken(output[:rows], batch.action), target, fractions)
-        if self._branches is not None:
+        if self.spec.branches is not None:
             error, surprise = error.mean(-1), surprise.mean(-1)
         loss, metrics = (error * batch.weight).sum(), {"q": value.mean(output.detach()), "td_error": surprise}
         if batch.told:
@@ -367,7 +368,7 @@ class DQN(Agent):
             following = following.of(q.argmax(-1))
         else:
             following = following.under(log_policy(q, config.munchausen.temperature), config.munchausen.temperature)
-        if self._branches is not None:
+        if self.spec.branches is not None:
             following = following.of_branches()
         atoms = signed_parabolic(following.atoms) if config.value_rescaling else following.atoms
         atoms = batch.reward.unsqueeze(-1) + batch.discount.unsqueeze(-1) * atoms
@@ -376,7 +377,7 @@ class DQN(Agent):
     def _values(self, output: Tensor, legal: Optional) -> Tensor:
         """Action values [..., A] of the head's output, -inf for what is no legal action."""
         q = self.config.value.mean(output)
-        for mask in (*optional(self._branches), *legal):
+        for mask in (*optional(self._padding), *legal):
             q = q.masked_fill(~mask, -torch.inf)
         return q
 
@@ -410,24 +411,10 @@ class DQN(Agent):
         self._explore.begin(self.step)
 
 
-def _num_actions(spec: EnvSpec) -> tuple[int, ...]:
-    """Shape of the action values: (A,), or (D, A) of D branches, A those of the largest."""
-    choices = spec.choices("dqn")
-    return choices if spec.branches is None else (len(choices), max(choices))
-
-
-def _branches(spec: EnvSpec, device: torch.device) -> Tensor | None:
-    """[D, A] the actions of each branch; None if there are no branches."""
-    if spec.branches is None:
-        return None
-    padding = torch.ones(_num_actions(spec), dtype=torch.bool) if spec.padding is None else spec.padding
-    return padding.to(device)
-
-
 def _check_parts(network: Network[Tensor], replay: ReplayBuffer, config: DQNConfig, spec: EnvSpec) -> None:
     """Raise ValueError for parts that do not go together."""
     check_causal(network)
-    found, needed = network.probe(spec.observation_space).shape[2:], config.value.shape(_num_actions(spec))
+    found, needed = network.probe(spec.observation_space).shape[2:], config.value.shape(spec.value_shape("dqn"))
     if found != needed:
         raise ValueError(
             f"the network gives values of shape {list(found)}, but agent.value.kind={config.value.kind} on "

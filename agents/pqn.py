@@ -74,7 +74,7 @@ class PQNConfig(Config):
         if encoder is None:
             encoder = self.encoder.build(spec.observation_space)
             initialise(encoder, self.initialisation, generator)
-        width, shape = encoder.out_features, _shape(spec)
+        width, shape = encoder.out_features, spec.value_shape("pqn")
         head = DuelingQHead(width, shape, legal=spec.padding) if self.dueling else QHead(width, shape)
         initialise(head, self.initialisation, generator)
         return Network(encoder, head)
@@ -122,7 +122,7 @@ class PQN(Agent):
         self._num_envs, self._generator, self._order = num_envs, generator, order
         # Where branches have unequal numbers of actions, some that the values have room for are never legal.
         self._padding = None if spec.padding is None else spec.padding.to(generator.device)
-        num_actions = _shape(spec)[-1]
+        num_actions = spec.value_shape("pqn")[-1]
         self._explore = EpsilonGreedy(
             num_actions, config.epsilon.at, config.rollout_rows, generator, legal=self._padding
         )
@@ -222,12 +222,6 @@ class PQN(Agent):
         self._explore.begin(self.step)
 
 
-def _shape(spec: EnvSpec) -> tuple[int, ...]:
-    """Of the action values: (A,), or (D, A) of D branches, A the actions of the largest."""
-    choices = spec.choices("pqn")
-    return choices if spec.branches is None else (len(choices), max(choices))
-
-
 def _greedy(
     network: Network[Tensor],
     observation: Observation,
@@ -255,7 +249,7 @@ def _inputs(batch: Rollout, columns: Tensor, rows: int) -> tuple[Observation, St
 def _check_parts(network: Network[Tensor], config: PQNConfig, spec: EnvSpec) -> None:
     """Raise ValueError for parts that do not go together."""
     check_causal(network)
-    expected, got = _shape(spec), network.probe(spec.observation_space).shape[2:]
+    expected, got = spec.value_shape("pqn"), network.probe(spec.observation_space).shape[2:]
     if got != expected:
         given, needed = (" x ".join(map(str, shape)) for shape in (got, expected))
         raise ValueError(f"the network gives {given} values, but env.id={spec.id} has {needed} actions")

@@ -24,7 +24,7 @@ class EpsilonGreedy:
     ) -> None:
         """epsilon: chance of a random action at an environment step; num_rows: whose coins are flipped at once.
 
-        legal: [D, A] the actions of each of D branches, where there are branches; None: actions are [B].
+        legal: [D, A] the actions that each of D branches has, where they have not all as many.
         """
         self._num_actions, self._epsilon, self._num_rows, self._generator = num_actions, epsilon, num_rows, generator
         self._legal = legal

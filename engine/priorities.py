@@ -56,16 +56,17 @@ class Priorities:
         """Slots are not drawn any more."""
         self._fill(slots, 0)
 
-    def update(self, slots: Tensor, priority: Tensor) -> None:
-        """The chance of slots [N] becomes proportional to (priority [N] + floor) ** exponent.
+    def update(self, numbers: Tensor, priority: Tensor, first: int = 0) -> None:
+        """The chance of slots number % size [N] becomes proportional to (priority [N] + floor) ** exponent.
 
-        Of two priorities for one slot the higher counts. A slot that was cleared gets one too. ValueError, before
-        anything changes, if a priority is negative, not finite or too large to add up.
+        Numbers before `first` are passed over: their slots belong to others by now. Of two priorities for one slot the
+        higher counts. A slot that was cleared gets one too. ValueError, before anything changes, if a priority is
+        negative, not finite or too large to add up.
         """
-        if not len(slots):
+        if not len(numbers):
             return
         ops, exponent, floor = self._ops, self._settings.exponent, self._settings.floor
-        index, value = ops.array(slots), ops.array(priority.detach().float())
+        number, value = ops.array(numbers), ops.array(priority.detach().float())
         lowest, highest = float(value.min()), float(value.max())
         if not (lowest >= 0 and highest < math.inf):
             wrong = highest if lowest >= 0 else lowest
@@ -78,14 +79,22 @@ class Priorities:
             raise ValueError(
                 f"replay: a priority is {highest:g}, {self.size} slots can hold at most {largest:g}; scale the rewards"
             )
+        if int(number.min()) < first:
+            there = number >= first
+            number, value = number[there], value[there]
+        index = number % self.size
         self._highest = max(self._highest, most)
         ops.put_highest(self._slots, index, ops.whole(ops.ceil((value + floor) ** exponent / _UNIT)))
         self._sum(index >> _SHIFT)
 
-    def sample(self, batch_size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Slots [N] int64 and the probability of each [N]; one from each N-th part of all priorities, so in order.
+    def sample(
+        self, batch_size: int, generator: torch.Generator, beta: float = 1.0, first: int = 0
+    ) -> tuple[Tensor, Tensor]:
+        """Numbers [N] int64 from `first` to first + size, whose slots are number % size, and importance weights [N].
 
-        ValueError if no slot has a priority. Schaul et al. 2016, appendix B.2.1.
+        One is drawn from each N-th part of all priorities (Schaul et al. 2016, appendix B.2.1), so the slots are in
+        order. Weights undo, at beta 1 in full, that some are drawn more often than others; the rarest of the batch has
+        weight 1. ValueError if no slot has a priority.
         """
         ops, before = self._ops, self._padded_sums.cumsum(0)
         total = int(before[-1])
@@ -100,7 +109,12 @@ class Priorities:
         count = _TOTAL // total
         parts = [self._find(target[start : start + count], before) for start in range(0, batch_size, count)]
         slot = parts[0] if len(parts) == 1 else ops.concatenate(parts)
-        return ops.tensor(slot), ops.tensor(self._slots.take(slot) / total).float()
+        units = self._slots.take(slot)
+        # Schaul et al. 2016, section 3.4: (count * probability) ** -beta over its maximum, in which the count cancels.
+        weight = ops.single(units.min() / units) ** beta
+        offset = first % self.size
+        number = slot + (slot < offset) * self.size + (first - offset)
+        return ops.tensor(number), ops.tensor(weight)
 
     def state_dict(self) -> StateDict:
         return {"slots": self._units[: self.size], "highest": self._highest}
@@ -138,14 +152,6 @@ class Priorities:
         self._sums[block] = self._ops.rows(self._blocks, block).sum(1)
 
 
-def importance_weights(probability: Tensor, beta: float) -> Tensor:
-    """Weights [N] that undo, at beta 1 in full, that some were drawn more often; the rarest of the batch has weight 1.
-
-    Schaul et al. 2016, section 3.4: (count * probability) ** -beta over its maximum, in which the count cancels.
-    """
-    return (probability.min() / probability).pow_(beta)
-
-
 def sequence_priority(error: Tensor, valid: Tensor, mix: float = 0.9) -> Tensor:
     """Priority of sequences: mix * maximum + (1 - mix) * mean of |error| over valid rows, 0 where there is none.
 
@@ -181,6 +187,9 @@ class _NumPy:
     def whole(self, array: Array) -> Array:
         return array.astype(np.int64)
 
+    def single(self, array: Array) -> Array:
+        return array.astype(np.float32)
+
     def ceil(self, array: Array) -> Array:
         return np.ceil(array)
 
@@ -215,6 +224,9 @@ class _Torch:
 
     def whole(self, array: Array) -> Array:
         return array.long()
+
+    def single(self, array: Array) -> Array:
+        return array.float()
 
     def ceil(self, array: Array) -> Array:
         return array.ceil()

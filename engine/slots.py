@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from .priorities import Priorities, PrioritySettings, importance_weights
+from .priorities import Priorities, PrioritySettings
 
 
 class Slots:
@@ -35,15 +35,11 @@ class Slots:
 
     def draw(self, batch_size: int, first: int, beta: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Places [N] and their importance weights. first: the oldest place there can be."""
-        slot, probability = self.priorities.sample(batch_size, generator)
-        return (slot - first).remainder_(self._size).add_(first), importance_weights(probability, beta)
+        return self.priorities.sample(batch_size, generator, beta, first)
 
     def update(self, places: Tensor, priority: Tensor, first: int) -> None:
         """Set priorities; places before `first`, whose slots belong to others by now, are passed over."""
-        if len(places) and int(places.amin()) < first:
-            there = places >= first
-            places, priority = places[there], priority[there]
-        self.priorities.update(places % self._size, priority)
+        self.priorities.update(places, priority, first)
 
     def _slices(self, start: int, stop: int) -> Iterator[slice]:
         if start < stop:

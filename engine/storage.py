@@ -83,8 +83,11 @@ class Memory:
 
 def check_room(capacity: int, needs: Iterable[tuple[Memory, int]]) -> None:
     """ValueError if some memory has not got the bytes that are needed of it in all."""
-    total: dict[str, int] = {}
+    sizes: dict[Memory, int] = {}
     for memory, size in needs:
+        sizes[memory] = sizes.get(memory, 0) + size
+    total: dict[str, int] = {}
+    for memory, size in sizes.items():
         name, there, text = memory.room()
         total[name] = total.get(name, 0) + size
         if total[name] > there:

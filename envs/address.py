@@ -45,6 +45,9 @@ class AddressedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
     With `autoreset` an ended episode is followed by the next; without, the environment rests on its final observation,
     reward 0, until reset(options={"begin": ...}). Of an info no more is left than the action mask, which gymnasium's
     environments put there: nobody asks for the rest, and gathering it costs.
+
+    An environment with an attribute `game_continues` may make several episodes of one game: where it is true, reset()
+    without a seed goes on with it, and the address stays that of the game.
     """
 
     def __init__(self, env: AnyEnv, seed: int, stream: int, env_index: int, autoreset: bool) -> None:
@@ -62,6 +65,14 @@ class AddressedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         self._info: dict[str, Any] = {}
         self._begun: tuple[Any, dict[str, Any]] | None = None
         self.restore_to: Address | None = None
+        self._has_games = env.has_wrapper_attr("game_continues")
+        self.keeps_score: bool = env.has_wrapper_attr("game_score")
+
+    @property
+    def score(self) -> tuple[float, int] | None:
+        """True return and steps of the game that has ended, of an environment that `keeps_score`."""
+        score: tuple[float, int] | None = self.env.get_wrapper_attr("game_score")
+        return score
 
     @property
     def env_id(self) -> str:
@@ -111,8 +122,8 @@ class AddressedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
             return self._restore(self.restore_to)
         if options is not None and "begin" in options:
             index = options["begin"]
-            return self._begin(self._episode + 1 if index is None else index)
-        return self._begin(self._episode + 1) if self._autoreset else (self._observation, self._info)
+            return self._next() if index is None else self._begin(index)
+        return self._next() if self._autoreset else (self._observation, self._info)
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         if self.ended:  # at rest, or restored between an episode's end and the next one's beginning
@@ -131,10 +142,19 @@ class AddressedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         self._observation, self.ended = observation, terminated or truncated
         return observation, reward, terminated, truncated, self._info
 
-    def _begin(self, episode: int) -> tuple[Any, dict[str, Any]]:
-        self._episode, self._actions, self.ended = episode, [], False
+    def _next(self) -> tuple[Any, dict[str, Any]]:
+        return self._begin(self._episode, goes_on=True) if self._goes_on() else self._begin(self._episode + 1)
+
+    def _goes_on(self) -> bool:
+        """Whether the episode to come is a part of the game that the last one was a part of."""
+        return self.ended and self._has_games and bool(self.env.get_wrapper_attr("game_continues"))
+
+    def _begin(self, episode: int, *, goes_on: bool = False) -> tuple[Any, dict[str, Any]]:
+        self.ended = False
+        if not goes_on:
+            self._episode, self._actions = episode, []
         try:
-            self._observation, info = self._first(episode)
+            self._observation, info = self.env.reset() if goes_on else self._first(episode)
             self._check(self._observation)
             if self._is_masked is None:
                 self._is_masked = self._choices is not None and _MASK in info
@@ -157,9 +177,13 @@ class AddressedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
             return self.env.reset(seed=0)[0], self._info
         self._begin(address.episode)
         for action in address.actions:
-            if self.ended:
+            if self.ended and not self._goes_on():
                 break  # earlier than it did: not determined by its seed, so the rest of the actions mean nothing
+            if self.ended:
+                self._next()
             self.step(action)
+        if self._goes_on() and not address.ended:
+            self._next()
         self.ended = self.ended or address.ended
         return self._observation, self._info
 

@@ -50,6 +50,11 @@ class EnvSpec:
             )
         return (self.num_actions,)
 
+    def value_shape(self, agent: str) -> tuple[int, ...]:
+        """Of action values: (A,), or (D, A) of D branches, A the actions of the largest. ValueError as `choices`."""
+        choices = self.choices(agent)
+        return choices if self.branches is None else (len(choices), max(choices))
+
     @property
     def padding(self) -> Tensor | None:
         """[D, A] bool: the actions that each of D branches has, A the most; None where all have as many."""
@@ -69,7 +74,7 @@ class EnvSpec:
         if self.branches is None:
             return mask
         rows = mask.new_zeros(len(legal), len(choices), max(choices))
-        for branch, part in enumerate(mask.split(choices, 1)):
+        for branch, part in enumerate(torch.split(mask, list(choices), 1)):
             rows[:, branch, : choices[branch]] = part
         return rows
 

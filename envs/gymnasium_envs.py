@@ -90,6 +90,8 @@ class GymnasiumEnvs:
         self._start = start if start.any() or start.ndim else None
         self._ended = np.ones(num_envs, np.bool_)
         self._statistics = EpisodeStatistics(num_envs)
+        self._keeps_score: bool = self._envs.get_attr("keeps_score")[0]
+        self._scores: list[Episode] = []  # of whole games, where the environment tells them
         self._observation = zeros(self.spec.observation_space, num_envs)
         parts = leaves(self.spec.observation_space).values()
         self._floats = [leaf for leaf in parts if leaf.dtype == torch.float32]
@@ -115,10 +117,15 @@ class GymnasiumEnvs:
         self._ended = done if self._autoreset else done | is_first
         self._check_finite(observation, reward)
         self._statistics.update(reward, done, is_first)
+        if self._keeps_score and done.any():
+            with self._answering():
+                scores = self._envs.get_attr("score")
+            self._scores += [Episode(*score) for score, ended in zip(scores, done, strict=True) if ended and score]
         return self._row(observation, reward, terminated, truncated, is_first)
 
     def finished(self) -> list[Episode]:
-        return self._statistics.finished()
+        episodes, scores, self._scores = self._statistics.finished(), self._scores, []
+        return scores if self._keeps_score else episodes
 
     def close(self) -> None:
         if isinstance(self._envs, SyncEnvs):

@@ -72,13 +72,14 @@ def n_step_sums(
     if not 1 <= n <= reward.shape[0]:
         raise ValueError(f"n must be in [1, {reward.shape[0]}], the number of rows, got {n}")
     length = reward.shape[0] - n + 1
-    goes_on = (ends | terminated).logical_not()
-    total, count = reward[:length], torch.ones_like(goes_on[:length], dtype=torch.int64)
-    is_there = goes_on[:length]  # row k of the sum, if none of the rows before it is the last
+    ends = ends | terminated
+    total, count = reward[:length], torch.ones_like(ends[:length], dtype=torch.int64)
+    is_over = ends[:length]  # row k is not of the sum: one of the rows before it was the last
     for k in range(1, n):
-        total = torch.where(is_there, total.add(reward[k : k + length], alpha=discount**k), total)
-        count = count + is_there
-        is_there = is_there & goes_on[k : k + length]
+        total = total.add(reward[k : k + length].masked_fill(is_over, 0.0), alpha=discount**k)
+        count = count + is_over.logical_not()
+        if k + 1 < n:
+            is_over = is_over | ends[k : k + length]
     row = torch.arange(-1, length - 1, device=count.device).view(-1, *[1] * (count.ndim - 1))
     has_terminated = terminated.gather(0, row + count)
     return total, (discount ** count.to(reward.dtype)).masked_fill_(has_terminated, 0.0), count

@@ -91,7 +91,10 @@ class AgentRecord:
     def task(self) -> str:
         """The environment, with what changes it."""
         env = self.config.env
-        changes = {"observe": env.observe, "max_episode_steps": env.max_episode_steps, "kwargs": env.kwargs}
+        names = ("protocol", "observe", "max_episode_steps", "kwargs")
+        changes = {name: getattr(env, name) for name in names}
+        if env.frame_stack > 1 and env.protocol is None:
+            changes["frame_stack"] = env.frame_stack
         own = [f"own {name}" for name in self.config.objects if name in ("env", "wrapper")]
         return ", ".join([env.id, *(f"{name} {short(value)}" for name, value in changes.items() if value), *own])
 

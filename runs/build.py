@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ..engine import Agent, Collector
-from ..envs import EVALUATION, TRAINING, GymnasiumEnvs, env_maker
+from ..envs import EVALUATION, TRAINING, AtariVectorEnvs, GymnasiumEnvs, VectorEnv, env_maker
 from ..envs.address import AnyEnv
 from ..networks import Encoder, has_batch_norm
 from ..training.evaluate import GreedyEvaluator
@@ -70,9 +70,22 @@ def _on_batch_norm(agent: Agent) -> list[str]:
 
 def build_envs(
     config: RunConfig, objects: Objects, *, num_envs: int, stream: int, autoreset: bool, asynchronous: bool
-) -> GymnasiumEnvs:
-    """The run's environments on a stream of episodes of their own."""
-    make = objects.env or env_maker(config.env)
+) -> VectorEnv:
+    """The run's environments on a stream of episodes of their own; those of TRAINING alone may clip or end early."""
+    training = stream == TRAINING
+    if objects.env is None and config.env.backend == "ale":
+        if objects.wrapper is not None:
+            raise ValueError("env.backend=ale steps many games at once and takes no wrapper; use env.backend=gymnasium")
+        return AtariVectorEnvs(
+            config.env,
+            num_envs,
+            config.seed,
+            stream=stream,
+            autoreset=autoreset,
+            training=training,
+            device=device_of(config),
+        )
+    make = objects.env or env_maker(config.env, training=training)
 
     def wrapped() -> AnyEnv:
         env = make()
@@ -89,7 +102,7 @@ def build_envs(
     )
 
 
-def build_agent(config: RunConfig, envs: GymnasiumEnvs, objects: Objects, source: Encoder | None = None) -> Agent:
+def build_agent(config: RunConfig, envs: VectorEnv, objects: Objects, source: Encoder | None = None) -> Agent:
     """The agent with fresh or grafted weights, for the environments given."""
     seeds = Seeds(config.seed)
     # One branch in place of two types: each agent's config builds the network that its own agent takes.

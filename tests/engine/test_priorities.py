@@ -16,7 +16,6 @@ from graftwork.engine.priorities import (
     PrioritySettings,
     _NumPy,
     _Torch,
-    importance_weights,
     sequence_priority,
 )
 
@@ -48,11 +47,10 @@ def holding(values: list[float], settings: PrioritySettings = LINEAR) -> Priorit
 
 def chances(held: Priorities, draws: int = 4000) -> list[float]:
     """Probability of each slot, as told by draws; 0 for slots that were never drawn."""
-    slot, probability = held.sample(draws, stream())
-    found = [0.0] * held.size
-    for at, chance in zip(slot.tolist(), probability.tolist(), strict=True):
-        found[at] = chance
-    return found
+    slot, weight = held.sample(draws, stream())
+    weights = dict(zip(slot.tolist(), weight.tolist(), strict=True))
+    total = sum(1 / weight for weight in weights.values())
+    return [1 / weights[slot] / total if slot in weights else 0.0 for slot in range(held.size)]
 
 
 def test_probability_is_priority_to_the_exponent_over_the_sum() -> None:
@@ -88,9 +86,9 @@ def test_a_batch_takes_one_draw_from_each_equal_part() -> None:
 def test_one_slot_among_none_is_always_drawn(size: int, place: str) -> None:
     held, slot = priorities(size), 0 if place == "first" else size - 1
     held.update(torch.tensor([slot]), torch.tensor([1e-9]))
-    slots, probability = held.sample(500, stream())
+    slots, weight = held.sample(500, stream())
     assert slots.tolist() == [slot] * 500
-    assert probability.tolist() == [1.0] * 500
+    assert weight.tolist() == [1.0] * 500
 
 
 @pytest.mark.parametrize(("number", "slot"), [(0.0, 40), (1 - 2.0**-53, 90)])
@@ -156,9 +154,9 @@ def test_the_largest_priority_in_every_slot_still_adds_up() -> None:
     held = priorities(1000)
     largest = 2.0**40 / 1024  # a float32 as it is
     held.update(torch.arange(1000), torch.full((1000,), largest, dtype=torch.float64))
-    slots, probability = held.sample(1000, stream())
+    slots, weight = held.sample(1000, stream())
     assert slots.tolist() == list(range(1000))
-    assert probability.tolist() == pytest.approx([1e-3] * 1000)
+    assert weight.tolist() == [1.0] * 1000
 
 
 def test_of_two_priorities_for_one_slot_the_higher_stays() -> None:
@@ -210,7 +208,7 @@ class Model:
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_any_history_draws_what_a_list_would(data: st.DataObject) -> None:
-    size = data.draw(st.integers(1, 150))
+    size, first = data.draw(st.integers(1, 150)), data.draw(st.integers(0, 400))
     held, model, generator, twin = priorities(size), Model(size), stream(5), stream(5)
     slot = st.integers(0, size - 1)
     for _ in range(data.draw(st.integers(1, 12))):
@@ -244,11 +242,13 @@ def test_any_history_draws_what_a_list_would(data: st.DataObject) -> None:
                 held.load_state_dict(state)
         if any(model.units):
             batch = data.draw(st.integers(1, 8))
-            slots_, probability = held.sample(batch, generator)
+            number, weight = held.sample(batch, generator, 0.5, first)
             numbers = torch.rand(batch, generator=twin, dtype=torch.float64).tolist()
-            expected = model.draw(numbers)
-            assert slots_.tolist() == expected[0]
-            assert probability.tolist() == pytest.approx(expected[1], rel=2e-7)
+            slots_, probability = model.draw(numbers)
+            assert [at % size for at in number.tolist()] == slots_
+            assert all(first <= at < first + size for at in number.tolist())
+            rarest = min(probability)
+            assert weight.tolist() == pytest.approx([math.sqrt(rarest / chance) for chance in probability], rel=1e-6)
         assert held.state_dict()["slots"].tolist() == model.units
         assert held.state_dict()["highest"] == model.highest
 
@@ -294,10 +294,22 @@ def test_settings_out_of_range_are_refused(field: str, value: float) -> None:
 
 
 def test_weights_are_relative_to_the_rarest_of_the_batch() -> None:
-    probability = torch.tensor([0.5, 0.125, 0.25], dtype=torch.float64)
-    assert importance_weights(probability, 1.0).tolist() == [0.25, 1.0, 0.5]
-    assert importance_weights(probability, 0.5).tolist() == pytest.approx([0.5, 1.0, math.sqrt(0.5)])
-    assert importance_weights(probability, 0.0).tolist() == [1.0, 1.0, 1.0]
+    held = holding([4.0, 1.0, 2.0])
+    for beta, expected in ((1.0, [0.25, 1.0, 0.5]), (0.5, [0.5, 1.0, math.sqrt(0.5)]), (0.0, [1.0, 1.0, 1.0])):
+        slots, weight = held.sample(70, stream(), beta)
+        assert weight.dtype == torch.float32
+        assert weight.tolist() == pytest.approx([expected[slot] for slot in slots.tolist()], rel=1e-6)
+
+
+def test_what_is_drawn_is_numbered_from_the_first_on() -> None:
+    held = holding([1.0, 2.0, 0.0, 3.0])
+    assert set(held.sample(90, stream(), first=6)[0].tolist()) == {8, 9, 7}  # slots 0, 1 and 3; the 6 has slot 2
+
+
+def test_the_priority_of_what_has_gone_is_passed_over() -> None:
+    held = holding([1.0, 1.0, 1.0, 1.0])
+    held.update(torch.tensor([5, 9, 6]), torch.tensor([50.0, 5.0, 2.0], dtype=torch.float64) - LINEAR.floor, first=6)
+    assert chances(held) == pytest.approx([1 / 9, 5 / 9, 2 / 9, 1 / 9], rel=1e-6)  # slots 1 and 2 of 4
 
 
 def test_sequences_mix_their_largest_and_mean_error() -> None:
