@@ -251,7 +251,7 @@ class DQN(Agent):
     def learn(self, batch: Rollout) -> Metrics:
         """Store the rollout, then update as often as the config says; no metrics before `learning_starts`."""
         config = self.config
-        self.replay.add(batch)
+        self.replay.add(batch if config.stored_state else replace(batch, state=()))
         before, self.step = self.step, self.step + int(batch.valid.sum())
         self._explore.begin(self.step)
         if self.step < config.learning_starts or len(self.replay) == 0:

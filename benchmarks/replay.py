@@ -22,6 +22,7 @@ import os
 import statistics
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -233,13 +234,15 @@ def torchrl(case: Case, tape: Tape) -> dict[str, Contender]:
     # its first call does it have to be there.
     flags = sys.getdlopenflags()
     sys.setdlopenflags(os.RTLD_LAZY)
-    logging.getLogger("torchrl").setLevel(logging.WARNING)
     from tensordict import TensorDict
     from torchrl.data import LazyTensorStorage, TensorDictReplayBuffer
+    from torchrl.data import ReplayBuffer as RowsBuffer
     from torchrl.data.replay_buffers.samplers import PrioritizedSampler, RandomSampler, SliceSampler
     from torchrl.envs import CatFrames
 
     sys.setdlopenflags(flags)
+    logging.getLogger("torchrl").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message="The last dimension of the tensordict should be marked as 'time'")
     storage, rows = LazyTensorStorage(SIZE), case.batch * case.length
     pixels = "pixels" if case.is_image else "observation"
     filled = TensorDictReplayBuffer(storage=storage)
@@ -259,7 +262,9 @@ def torchrl(case: Case, tape: Tape) -> dict[str, Contender]:
     priority = torch.rand(case.batch)
 
     def contender(sampler: Any, transform: Any = None) -> Contender:
-        buffer = TensorDictReplayBuffer(storage=storage, sampler=sampler, batch_size=rows, transform=transform)
+        # The other kind sets the index of each row, which fails once a transform has made one of several.
+        kind = TensorDictReplayBuffer if transform is None else RowsBuffer
+        buffer = kind(storage=storage, sampler=sampler, batch_size=rows, transform=transform)
 
         def draw() -> Batch:
             found = buffer.sample()
@@ -278,7 +283,8 @@ def torchrl(case: Case, tape: Tape) -> dict[str, Contender]:
         found = {}
         for name, is_static in (("TorchRL", False), ("TorchRL, nothing added", True)):
             if case.is_image:
-                stack = CatFrames(N=case.frames, dim=-3, in_keys=["pixels"], out_keys=["observation"], padding="same")
+                keys = {"in_keys": ["pixels"], "out_keys": ["observation"], "reset_key": "_reset"}
+                stack = CatFrames(N=case.frames, dim=-3, padding="same", **keys)
                 transform, sampler = stack.make_rb_transform_and_sampler(case.batch, cache_values=is_static)
                 found[name] = contender(sampler, transform)
             else:

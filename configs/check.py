@@ -87,13 +87,16 @@ def _explain(model: type[Config], tree: Tree, path: FieldPath, alternatives: Seq
             rule = f"unknown field{_meant_field(model, tree, path)}"
         case "union_tag_invalid" | "union_tag_not_found":
             kinds = _kinds(_classes(model, tree, path[:-1]))
-            rule = f"must be one of {', '.join(map(repr, kinds))}{suggest(str(value), kinds)}"
+            rule = f"must be one of {', '.join(map(repr, kinds))}"
             if details["type"] == "union_tag_not_found":
                 return f"{name}: {_RULES['missing']}; {rule}"
+            rule += suggest(str(value), kinds)
         case "missing":
             return f"{name}: {_RULES['missing']}"
         case "model_attributes_type" if value in (kinds := _kinds(_classes(model, tree, path))):
             rule = f"{_RULES['model_attributes_type']}; did you mean {name}.kind={value}?"
+        case "model_type" if any(type(None) in get_args(each) for each in _annotations(model, tree, path)):
+            rule = f"{_RULES['model_type']}, {{}} for its defaults or null for none"
         case _:
             rules = dict.fromkeys(map(_rule, alternatives))
             rule = " or ".join([next(iter(rules)), *(rule.removeprefix("must be ") for rule in [*rules][1:])])
@@ -112,13 +115,16 @@ def _words(details: ErrorDetails) -> list[str]:
 
 
 def _meant_field(model: type[Config], tree: Tree, path: FieldPath) -> str:
-    name = str(path[-1])
+    name, owner = str(path[-1]), path[:-1]
     elsewhere = {dotted for dotted in _fields([model], tree, "", 3) if dotted.endswith(f".{name}") or dotted == name}
-    if len(elsewhere) == 1:
+    if len(elsewhere := elsewhere - {_dotted(path)}) == 1:
         return f"; did you mean {elsewhere.pop()}?"
-    here = sorted({field for owner in _classes(model, tree, path[:-1]) for field in owner.model_fields})
+    members = [found for each in _annotations(model, tree, owner) for found in _models(each)]
+    if kinds := _kinds([member for member in members if name in member.model_fields]):
+        return f"; {_dotted((*owner, 'kind'))}={' or '.join(kinds)} has it"
+    here = sorted({field for found in _classes(model, tree, owner) for field in found.model_fields})
     near = nearest(name, here)
-    return f"; did you mean {_dotted((*path[:-1], near))}?" if near else f"; allowed: {', '.join(here)}"
+    return f"; did you mean {_dotted((*owner, near))}?" if near else f"; allowed: {', '.join(here)}"
 
 
 def _fields(classes: Sequence[type[BaseModel]], value: Value, prefix: str, depth: int) -> Iterator[str]:
@@ -148,6 +154,16 @@ def _classes(model: type[Config], tree: Tree, path: FieldPath) -> list[type[Base
             in_mapping = any(map(_is_mapping, annotations))
         classes = _narrowed(classes, _at(tree, path[: depth + 1]))
     return classes
+
+
+def _annotations(model: type[Config], tree: Tree, path: FieldPath) -> list[object]:
+    """Of the field at `path`, in each of the models that may own it; none of an entry in a mapping."""
+    *above, name = path or ("",)
+    return [
+        owner.model_fields[name].annotation
+        for owner in _classes(model, tree, tuple(above))
+        if name in owner.model_fields
+    ]
 
 
 def _is_mapping(annotation: object) -> bool:

@@ -59,12 +59,12 @@ class Transitions:
 
     def add(self, valid: Tensor) -> None:
         before, after = self._oldest(self.total), self._oldest(self.total + len(valid))
-        gone = self._valid(before, min(after, self.total))
+        gone = self._valid(before, after)
         num_gone, num_new = torch.stack((gone.sum(), valid.sum())).tolist()  # the one synchronisation of an `add`
         new = torch.nonzero_static(valid.flatten(), size=num_new).squeeze(1) + self.total * self._num_envs
         self._begin += num_gone
         if self._slots is not None:
-            self._slots.clear_range(before * self._num_envs, min(after, self.total) * self._num_envs)
+            self._slots.clear_range(before * self._num_envs, after * self._num_envs)
             self._slots.enter(new)
             self._end += num_new
         else:

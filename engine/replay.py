@@ -100,7 +100,7 @@ class ReplayBuffer:
             self._rows.check_stacks(rollout)
         self._places.add(rollout.valid)
         self._rows.write(start, rollout)
-        for ring, part in zip(self._states, rollout.state, strict=True):
+        for ring, part in zip(self._states, rollout.state, strict=bool(self._states)):
             ring.write(start // self._stride, part.unsqueeze(0))
 
     def sample(self, batch_size: int, beta: float = 1.0) -> Sample:

@@ -131,8 +131,8 @@ class Rows:
         found, observed = self.observation(index, True), tensors_of(rollout.observation)
         if not all(leaf.equal(observed[name]) for name, leaf in tensors_of(found).items()):
             raise ValueError(
-                f"replay: env.id={self._spec.id}: each observation must be {self.num_frames} frames along axis 0, oldest"
-                " first, with an episode's first frame in place of those before it; its observations are not"
+                f"replay: env.id={self._spec.id}: each observation must be {self.num_frames} frames along axis 0, "
+                "oldest first, with an episode's first frame in place of those before it; its observations are not"
             )
 
 

@@ -88,7 +88,13 @@ def reference_update(agent: DQN, sample: Sample) -> dict[str, Tensor]:
 @pytest.mark.parametrize("double", [False, True])
 @pytest.mark.parametrize("loss", ["huber", "squared"])
 def test_an_update_equals_a_plain_loop(experience, monkeypatch, loss, double, max_gradient_norm):
-    agent = build(value=ScalarConfig(loss=loss), double=double, max_gradient_norm=max_gradient_norm, sequence_length=L, discount=0.9)
+    agent = build(
+        value=ScalarConfig(loss=loss),
+        double=double,
+        max_gradient_norm=max_gradient_norm,
+        sequence_length=L,
+        discount=0.9,
+    )
     agent.target.load_state_dict(build(seed=1).network.state_dict())
     rollout = experience(L, N, seed=1)
     rollout = replace(rollout, reward=3 * rollout.reward)  # on both sides of Huber's corner
@@ -189,10 +195,7 @@ def test_a_burst_equals_its_batches_one_by_one(experience, monkeypatch, target_r
         agent.target.load_state_dict(build(seed=1).network.state_dict())
     rollout = experience(1, 3 * N)
     parts = zip(*(getattr(rollout, name).split(N, 1) for name in PER_COLUMN), strict=True)
-    samples = [
-        sampled(replace(rollout, **dict(zip(PER_COLUMN, part, strict=True))), torch.ones(N))
-        for part in parts
-    ]
+    samples = [sampled(replace(rollout, **dict(zip(PER_COLUMN, part, strict=True))), torch.ones(N)) for part in parts]
     whole = sampled(rollout, torch.ones(3 * N))
     queue = list(samples)
     serve(burst, monkeypatch, lambda batch_size: whole if batch_size == 3 * N else queue.pop(0))
@@ -215,7 +218,12 @@ RECURRENT = {
 
 @pytest.mark.parametrize(
     "fields",
-    [{}, {"double": False, "value": ScalarConfig(loss="squared"), "sequence_length": 2}, {"target_rate": 0.1}, RECURRENT],
+    [
+        {},
+        {"double": False, "value": ScalarConfig(loss="squared"), "sequence_length": 2},
+        {"target_rate": 0.1},
+        RECURRENT,
+    ],
     ids=["mlp", "squared", "soft-target", "lstm"],
 )
 def test_recorded_updates_come_to_the_bits_of_eager_ones(expect_recorded_like_eager, fields):
@@ -338,7 +346,9 @@ def test_conflicting_options_are_refused_by_name(fields, message):
 
 def test_actions_must_be_discrete_and_as_many_as_the_network_values():
     box = replace(SPEC, num_actions=None, action_space="Box(-1.0, 1.0, (2,), float32)")
-    with pytest.raises(ValueError, match=r"^agent.kind=dqn needs a Discrete or MultiDiscrete action space, .* env.id=Test-v0 has Box"):
+    with pytest.raises(
+        ValueError, match=r"^agent.kind=dqn needs a Discrete or MultiDiscrete action space, .* env.id=Test-v0 has Box"
+    ):
         build(spec=box)
     agent = build()
     config = agent.config

@@ -177,9 +177,7 @@ def test_categorical_values_of_n_steps(experience, munchausen):
             before = (it.target(here)[0][0, 0].softmax(-1) @ support / tau).log_softmax(-1)
             reward += alpha * min(max(tau * before[action].item(), least), 0.0)
             log_pi = (share @ support / tau).log_softmax(-1)
-            atoms = [
-                reward + discount * (support[k] - tau * log_pi[a]).item() for a in range(A) for k in range(number)
-            ]
+            atoms = [reward + discount * (support[k] - tau * log_pi[a]).item() for a in range(A) for k in range(number)]
             shares = [(log_pi[a].exp() * share[a, k]).item() for a in range(A) for k in range(number)]
         else:
             best = (it.online(there)[0][0, 0].softmax(-1) @ support).argmax()
@@ -356,7 +354,9 @@ class TestNoise:
         agent, seen = self.noisy(updates=3), []
         for network in (agent.network, agent.target):
             network.head.register_forward_pre_hook(
-                lambda module, _: seen.append(torch.cat([*self.factors(module), torch.tensor([float(module.training)])]))
+                lambda module, _: seen.append(
+                    torch.cat([*self.factors(module), torch.tensor([float(module.training)])])
+                )
             )
         agent.learn(experience(T, B))
         assert len(seen) == 6
@@ -476,5 +476,3 @@ def test_sequences_of_a_memory(experience, part, stored, prioritised):
         found = {at: slots[at[0] // (rows if stored else 1) * B + at[1]].item() * 2.0**-22 for at in errors}
         for at, each in errors.items():
             assert found[at] == pytest.approx(0.9 * max(each) + 0.1 * sum(each) / len(each) + 1e-3, rel=1e-4)
-
-

@@ -26,6 +26,10 @@ class Linear(Config):
     start: float
 
 
+class Aid(Config):
+    strength: float = 1.0
+
+
 class DQN(Config):
     kind: Literal["dqn"] = "dqn"
     discount: float = Field(0.99, ge=0, le=1)
@@ -35,6 +39,7 @@ class DQN(Config):
     burn_in: int = 0
     sequence: int = 3
     encoder: Encoder = MLP()
+    aid: Aid | None = None
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -110,7 +115,7 @@ def test_valid_tree_becomes_the_model():
         ),
         ("agent.encoder.inner.size", 0, "agent.encoder.inner.size=0: must be greater than 0"),
         ("agent.encoder.inner.size", 1.5, "agent.encoder.inner.size=1.5: must be an integer"),
-        ("agent.encoder.inner", {}, "agent.encoder.inner.kind: required, but missing; must be one of 'mlp', 'lstm'"),
+        ("stages", [{}], "stages.0.kind: required, but missing; must be one of 'mlp', 'lstm'"),
         ("agent.encoder.inner.q.r", 5, "agent.encoder.inner.q={r: 5}: unknown field; allowed: inner, kind, size"),
         ("agent.encoder", {"kind": "mlp", "hidden": [3, "x"]}, "agent.encoder.hidden.1=x: must be an integer"),
         ("agent.encoder", {"kind": "mlp", "hidden": 3}, "agent.encoder.hidden=3: must be a list"),
@@ -135,6 +140,14 @@ def test_valid_tree_becomes_the_model():
         ("discount", 0.9, "discount=0.9: unknown field; did you mean agent.discount?"),
         ("agent.num_envs", 2, "agent.num_envs=2: unknown field; did you mean env.num_envs?"),
         ("agnet.discount", 0.9, "agnet={discount: 0.9}: unknown field; did you mean agent?"),
+        ("agent.encoder", {"size": 5}, "agent.encoder.size=5: unknown field; agent.encoder.kind=lstm has it"),
+        (
+            "agent.encoder",
+            {"kind": "mlp", "inner": 5},
+            "agent.encoder.inner=5: unknown field; agent.encoder.kind=lstm has it",
+        ),
+        ("agent.baseline", "value", "agent.baseline=value: unknown field; agent.kind=reinforce has it"),
+        ("agent.aid", True, "agent.aid=true: must be a mapping of fields, {} for its defaults or null for none"),
         ("seed", None, "seed=null: must be an integer"),
         ("seed", 13, "seed 13 is unlucky"),
         (
@@ -193,6 +206,23 @@ def test_message_counts_the_other_problems_and_names_the_source():
         validate(Run, tree, "my.yaml")
     expected = "agent.discont=3: unknown field; did you mean agent.discount? (in my.yaml, and 2 more)"
     assert str(error.value) == expected
+
+
+class Rates(Config):
+    rate: float | Linear = Linear(start=0.5)
+    encoder: Encoder = LSTM(inner=MLP(hidden=(7,)), size=3)
+
+
+def test_fields_without_a_kind_change_the_default():
+    assert validate(Rates, {"encoder": {"size": 9}}) == Rates(encoder=LSTM(inner=MLP(hidden=(7,)), size=9))
+    assert validate(Rates, {"encoder": {"inner": {"kind": "lstm"}}}) == Rates(encoder=LSTM(inner=LSTM(), size=3))
+    assert validate(Rates, {"rate": {}, "encoder": {}}) == Rates()
+
+
+def test_fields_with_a_kind_stand_alone():
+    assert validate(Rates, {"encoder": {"kind": "lstm"}}) == Rates(encoder=LSTM())
+    with pytest.raises(ConfigError, match=r"^rate\.start: required, but missing$"):
+        validate(Rates, {"rate": {"kind": "linear"}})
 
 
 def test_missing_agent_is_named():

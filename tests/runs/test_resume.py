@@ -1,7 +1,6 @@
 """A run that is killed and resumed ends with the files, byte for byte, of one that was never stopped.
 
-Runs are killed by a signal to a process of their own. A fresh interpreter takes seconds to import torch, so one that
-has imported it, and done nothing else, forks a process for each run: this file, run as a script.
+Runs are killed by a signal to a process of their own, see conftest.py.
 """
 
 import contextlib
@@ -13,13 +12,9 @@ import signal
 import subprocess
 import sys
 import time
-import traceback
-from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
-from typing import IO, Any
+from typing import Any
 
-import gymnasium
 import psutil
 import pytest
 
@@ -65,54 +60,6 @@ def digests(run_dir: Path) -> dict[str, str]:
     final = checkpoints(run_dir)[-1]
     files = [final / "state.safetensors", final / "meta.json", run_dir / "metrics.jsonl", run_dir / "evaluations.jsonl"]
     return {str(file.relative_to(run_dir)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
-
-
-class Processes:
-    """Runs, each in a new process of the same forking interpreter."""
-
-    def __init__(self) -> None:
-        command = [sys.executable, __file__]
-        self._server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
-
-    def start(
-        self, run_dir: Path, config: RunConfig, *overrides: str, at: list[Event] | None = None, number: int = 0
-    ) -> int:
-        """The number of a process that resumes the run, or begins it, and signals itself `number` at the event `at`."""
-        job = {"run_dir": str(run_dir), "config": config.model_dump(mode="json"), "overrides": overrides}
-        assert self._server.stdin is not None
-        print(json.dumps({**job, "at": at or [], "signal": number}), file=self._server.stdin, flush=True)
-        return int(self._line())
-
-    def wait(self) -> int:
-        """The exit status of the last that was started, negative if a signal ended it."""
-        return int(self._line())
-
-    def run(self, run_dir: Path, config: RunConfig, *overrides: str) -> None:
-        """Resume or begin, to the end."""
-        self.start(run_dir, config, *overrides)
-        assert self.wait() == 0
-
-    def kill(self, run_dir: Path, config: RunConfig, at: list[Event]) -> None:
-        """Resume or begin, and kill at `at`."""
-        self.start(run_dir, config, at=at, number=signal.SIGKILL)
-        assert self.wait() == -signal.SIGKILL
-
-    def close(self) -> None:
-        assert self._server.stdin is not None
-        self._server.stdin.close()
-        assert self._server.wait(60) == 0
-        assert self._server.stdout is not None
-        self._server.stdout.close()
-
-    def _line(self) -> str:
-        assert self._server.stdout is not None
-        return self._server.stdout.readline()
-
-
-@pytest.fixture(scope="module")
-def processes() -> Iterator[Processes]:
-    with contextlib.closing(Processes()) as started:
-        yield started
 
 
 @pytest.fixture(scope="module")
@@ -301,65 +248,3 @@ def _wait_until(condition: Any) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
-
-
-def _serve(jobs: IO[str]) -> None:
-    """Fork a process for each line of `jobs`; print its number, and later its exit status."""
-    import torch._dynamo  # noqa: F401 (an optimizer's first step imports it)
-
-    gymnasium.make("CartPole-v1").close()
-    for line in jobs:
-        child = os.fork()
-        if child == 0:
-            status = 1
-            try:
-                _do(json.loads(line))
-                status = 0
-            except BaseException:
-                traceback.print_exc()
-            finally:
-                sys.stderr.flush()
-                os._exit(status)
-        print(child, flush=True)
-        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-
-
-def _do(job: dict[str, Any]) -> None:
-    os.setpgid(0, 0)
-    run_dir = Path(job["run_dir"])
-    if job["at"]:
-        _signal_at(job["at"], job["signal"])
-    if (run_dir / "config.yaml").exists():
-        run = gw.resume(run_dir, *job["overrides"], quiet=True)
-    else:
-        run = gw.train(RunConfig.model_validate(job["config"]), run_dir=run_dir, quiet=True)
-    sys.setprofile(None)
-    (run_dir / "result.json").write_text(json.dumps({"step": run.step, "signal": run.signal}))
-
-
-def _signal_at(events: list[Event], number: int) -> None:
-    """Send this process a signal at the last of `events`, each of them awaited after the one before."""
-    process, awaited, seen = os.getpid(), list(events), 0
-
-    def watch(frame: FrameType, happened: str, function: Any) -> None:
-        nonlocal seen
-        if os.getpid() != process:  # an environment's
-            sys.setprofile(None)
-            return
-        event, name, count = awaited[0]
-        called = function.__qualname__ if happened.startswith("c_") else frame.f_code.co_name
-        if happened == event and name in ("", called):
-            seen += 1
-            if seen == count:
-                awaited.pop(0)
-                seen = 0
-        if not awaited:
-            sys.setprofile(None)
-            # Ctrl-C reaches a whole process group, environments too, and so may SIGTERM; kill -9 reaches one process.
-            (os.kill if number == signal.SIGKILL else os.killpg)(process, number)
-
-    sys.setprofile(watch)
-
-
-if __name__ == "__main__":
-    _serve(sys.stdin)
