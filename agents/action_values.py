@@ -145,7 +145,7 @@ class CategoricalConfig(ActionValues):
     @model_validator(mode="after")
     def _has_width(self) -> "CategoricalConfig":
         if self.low >= self.high:
-            raise ValueError(f"value.low={self.low} must be below value.high={self.high}")
+            raise ValueError(f"low={self.low} must be below high={self.high}")
         return self
 
     def head(

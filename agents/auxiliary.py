@@ -36,8 +36,7 @@ class AuxiliaryConfig(Config):
         shapes = self._shapes(spec)
         if not shapes:
             return None
-        num_actions = spec.discrete("dqn")
-        heads = {name: AuxiliaryHead(in_features, num_actions, shape) for name, shape in shapes.items()}
+        heads = {name: AuxiliaryHead(in_features, spec.discrete("dqn"), shape) for name, shape in shapes.items()}
         return Heads(heads)
 
     def check(self, network: Network[Any], spec: EnvSpec) -> None:
@@ -67,6 +66,11 @@ class AuxiliaryConfig(Config):
     def _shapes(self, spec: EnvSpec) -> dict[str, tuple[int, ...]]:
         """What each head tells of one action."""
         space = spec.observation_space
+        if self.weights and spec.branches is not None:
+            raise ValueError(
+                f"agent.auxiliary.{next(iter(self.weights))}: it tells of one action, but env.id={spec.id} has "
+                f"{spec.action_space}; use 0"
+            )
         if self.next_observation and not isinstance(space, Box):
             raise ValueError(f"agent.auxiliary.next_observation: {spec.id} observes {one_line(space)}; allowed: a Box")
         return {name: () if name == "reward" else (prod(space.shape or ()),) for name in self.weights}

@@ -13,6 +13,7 @@ Recurrence needs no second algorithm: a feed-forward network learns from sequenc
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import replace
+from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
 import torch
@@ -45,6 +46,7 @@ from ..losses import log_policy, munchausen_bonus, signed_hyperbolic, signed_par
 from ..networks import (
     Encoder,
     EncoderConfig,
+    ImplicitQuantileHead,
     Initialisation,
     MLPConfig,
     Network,
@@ -106,6 +108,7 @@ class DQNConfig(Config):
     epsilon: Probability = Linear(start=1.0, end=0.05, steps=10_000)  # chance of a random action, by environment step
     replay_capacity: Positive = 100_000  # transitions
     replay_storage: Storage = "device"  # or pinned, in the host's memory; mapped, in a file
+    replay_directory: str | None = None  # of a mapped file; None: the system's directory of temporary files
     learning_starts: Annotated[int, Field(ge=0)] = 1_000  # environment steps before the first update
     train_period: Positive = 4  # rows (steps of each environment) between calls to learn
     updates: Positive = 1  # gradient updates a call to learn
@@ -163,6 +166,7 @@ class DQNConfig(Config):
             window=Window(self.sequence_length, self.n_step, self.discount),
             priorities=None if prioritised is None else PrioritySettings(prioritised.exponent, prioritised.floor),
             storage=self.replay_storage,
+            directory=None if self.replay_directory is None else Path(self.replay_directory).expanduser(),
         )
         names = ("exploration", "noise", "dropout")
         return DQN(network, replay, self, spec, *(seeds.generator(name, device) for name in names))
@@ -228,6 +232,9 @@ class DQN(Agent):
     def notes(self) -> list[str]:
         replay = self.replay
         return [f"replay {replay.nbytes / 1e6:,.1f} MB for {replay.num_rows * replay.num_envs:,} transitions"]
+
+    def check_room(self) -> None:
+        self.replay.check_room()
 
     @torch.no_grad()
     def act(
@@ -414,12 +421,16 @@ class DQN(Agent):
 def _check_parts(network: Network[Tensor], replay: ReplayBuffer, config: DQNConfig, spec: EnvSpec) -> None:
     """Raise ValueError for parts that do not go together."""
     check_causal(network)
-    found, needed = network.probe(spec.observation_space).shape[2:], config.value.shape(spec.value_shape("dqn"))
-    if found != needed:
+    told, needed = network.probe(spec.observation_space), config.value.shape(spec.value_shape("dqn"))
+    is_of_kind = config.value.kind != "implicit" or isinstance(network.head, ImplicitQuantileHead)
+    if not isinstance(told, Tensor) or told.shape[2:] != needed or not is_of_kind:
+        found = f"values of shape {list(told.shape[2:])}" if isinstance(told, Tensor) else type(told).__name__
         raise ValueError(
-            f"the network gives values of shape {list(found)}, but agent.value.kind={config.value.kind} on "
-            f"env.id={spec.id} needs {list(needed)}"
+            f"the network gives {found}, but agent.value.kind={config.value.kind} on env.id={spec.id} needs "
+            f"{list(needed)}{'' if is_of_kind else ' of an ImplicitQuantileHead'}"
         )
+    if config.head.noise is not None and not noisy_layers(network):
+        raise ValueError(f"agent.head.noise={config.head.noise}: the network has no NoisyLinear; give it one or use null")
     config.auxiliary.check(network, spec)
     learnt_rows, is_recurrent = config.sequence_length - config.burn_in, bool(network.initial_state(1))
     # Burn-in is a pass of its own.
@@ -429,9 +440,11 @@ def _check_parts(network: Network[Tensor], replay: ReplayBuffer, config: DQNConf
         )
     if config.burn_in and not is_recurrent:
         raise ValueError(f"agent.burn_in={config.burn_in}: only a recurrent encoder burns in; use 0")
+    if not config.stored_state and not is_recurrent:
+        raise ValueError("agent.stored_state=false: only a recurrent encoder has a state; use true")
     if is_recurrent and config.sequence_length < 2:
         raise ValueError("agent.sequence_length=1: a recurrent encoder learns from sequences of at least 2 rows")
-    if is_recurrent and learnt_rows < config.train_period:
+    if is_recurrent and config.stored_state and learnt_rows < config.train_period:
         # Sequences begin where a rollout did: rows between the end of one and the start of the next are never seen.
         raise ValueError(
             f"agent.sequence_length - agent.burn_in = {learnt_rows} must be at least "

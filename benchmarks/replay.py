@@ -243,25 +243,24 @@ def torchrl(case: Case, tape: Tape) -> dict[str, Contender]:
     sys.setdlopenflags(flags)
     logging.getLogger("torchrl").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message="The last dimension of the tensordict should be marked as 'time'")
-    storage, rows = LazyTensorStorage(SIZE), case.batch * case.length
-    pixels = "pixels" if case.is_image else "observation"
-    filled = TensorDictReplayBuffer(storage=storage)
-    for row in np.array_split(tape.transitions, EPISODES):
-        now, then = (torch.from_numpy(tape.frame(at)) for at in (row, row + 1))
-        ends = torch.from_numpy(tape.truncated[row]).unsqueeze(1)
-        following = {
-            pixels: then.unsqueeze(1) if case.is_image else then,
-            "reward": torch.from_numpy(tape.reward[row]).unsqueeze(1),
-            "done": ends,
-            "terminated": torch.zeros_like(ends),
-        }
-        if case.is_image:
-            now = now.unsqueeze(1)
-        entry = {pixels: now, "action": torch.from_numpy(tape.action[row]), "next": following}
-        filled.extend(TensorDict(entry, [len(row)]))
-    priority = torch.rand(case.batch)
+    rows, priority = case.batch * case.length, torch.rand(case.batch)
 
-    def contender(sampler: Any, transform: Any = None) -> Contender:
+    def filled(key: str, look: Callable[[npt.NDArray[np.int64]], npt.NDArray[Any]]) -> Any:
+        storage = LazyTensorStorage(SIZE)
+        buffer = TensorDictReplayBuffer(storage=storage)
+        for row in np.array_split(tape.transitions, EPISODES):
+            ends = torch.from_numpy(tape.truncated[row]).unsqueeze(1)
+            following = {
+                key: torch.from_numpy(look(row + 1)),
+                "reward": torch.from_numpy(tape.reward[row]).unsqueeze(1),
+                "done": ends,
+                "terminated": torch.zeros_like(ends),
+            }
+            entry = {key: torch.from_numpy(look(row)), "action": torch.from_numpy(tape.action[row]), "next": following}
+            buffer.extend(TensorDict(entry, [len(row)]))
+        return storage
+
+    def contender(storage: Any, sampler: Any, transform: Any = None) -> Contender:
         # The other kind sets the index of each row, which fails once a transform has made one of several.
         kind = TensorDictReplayBuffer if transform is None else RowsBuffer
         buffer = kind(storage=storage, sampler=sampler, batch_size=rows, transform=transform)
@@ -276,25 +275,26 @@ def torchrl(case: Case, tape: Tape) -> dict[str, Contender]:
                 batch = tuple(part.unflatten(0, (case.batch, case.length)) for part in batch)
             return (*batch, found["priority_weight"]) if case.by_priority else batch
 
-        return Contender(draw, filled[:].bytes())
+        return Contender(draw, storage[:].bytes())
 
-    if case.is_image or case.length > 1:
-        # What it knows of where episodes begin holds until the next row is added; training adds between two draws.
-        found = {}
-        for name, is_static in (("TorchRL", False), ("TorchRL, nothing added", True)):
-            if case.is_image:
-                keys = {"in_keys": ["pixels"], "out_keys": ["observation"], "reset_key": "_reset"}
-                stack = CatFrames(N=case.frames, dim=-3, padding="same", **keys)
-                transform, sampler = stack.make_rb_transform_and_sampler(case.batch, cache_values=is_static)
-                found[name] = contender(sampler, transform)
-            else:
-                found[name] = contender(SliceSampler(slice_len=case.length, cache_values=is_static))
-        return found
+    whole = filled("observation", tape.observation)
+    if case.is_image:
+        frames = filled("pixels", lambda row: tape.frame(row)[:, None])
+        keys = {"in_keys": ["pixels"], "out_keys": ["observation"], "reset_key": "_reset"}
+        stack = CatFrames(N=case.frames, dim=-3, padding="same", **keys)
+        transform, sampler = stack.make_rb_transform_and_sampler(case.batch)
+        stacked = {"TorchRL, CatFrames": contender(frames, sampler, transform)}
+        return {"TorchRL, whole stacks": contender(whole, RandomSampler()), **stacked}
+    if case.length > 1:
+        # What is remembered of where episodes begin holds until a row is added; training adds between two draws.
+        remembering = SliceSampler(slice_len=case.length, cache_values=True)
+        found = {"TorchRL": contender(whole, SliceSampler(slice_len=case.length))}
+        return {**found, "TorchRL, nothing added": contender(whole, remembering)}
     if not case.by_priority:
-        return {"TorchRL": contender(RandomSampler())}
-    sampler = PrioritizedSampler(SIZE, alpha=ALPHA, beta=BETA)
-    sampler.extend(torch.arange(SIZE))
-    return {"TorchRL": contender(sampler)}
+        return {"TorchRL": contender(whole, RandomSampler())}
+    by_priority = PrioritizedSampler(SIZE, alpha=ALPHA, beta=BETA)
+    by_priority.extend(torch.arange(SIZE))
+    return {"TorchRL": contender(whole, by_priority)}
 
 
 LIBRARIES: dict[str, Callable[[Case, Tape], dict[str, Contender]]] = {
@@ -324,9 +324,8 @@ def timed(contenders: dict[str, Contender], repeats: int, seconds: float) -> dic
     for name, contender in contenders.items():
         contender.draw()
         started = time.perf_counter()
-        for _ in range(3):
-            contender.draw()
-        counts[name] = max(int(3 * seconds / (time.perf_counter() - started)), 2)
+        contender.draw()
+        counts[name] = max(int(seconds / (time.perf_counter() - started)), 1)
     for _ in range(repeats + 1):
         for name, contender in contenders.items():
             started = time.perf_counter()

@@ -47,6 +47,9 @@ class Agent(Stateful, Protocol):
         """What a user should know before a run begins, a line each."""
         return []
 
+    def check_room(self) -> None:
+        """ValueError if learning takes more memory than there is; nothing of it is needed to act."""
+
     def player(self, *, deterministic: bool = True) -> "Player":
         """A player of episodes, with the recurrent state that a network with a memory needs."""
         return Player(self, deterministic=deterministic)

@@ -44,7 +44,7 @@ class ReplayBuffer:
 
         state: the encoder's initial state of B environments; rollout_rows: of every rollout to come,
         needed only where there is a state; directory: of mapped files. What is drawn lies on the generator's device.
-        ValueError if a sequence does not fit, or if there is no room for all of it.
+        ValueError if a sequence does not fit.
         """
         assert rollout_rows or not state
         window = Window() if window is None else window
@@ -71,7 +71,8 @@ class ReplayBuffer:
             self._places = Sequences(window.num_rows, self.num_rows, num_envs, self._stride, slots)
         rings = [*self._rows.all_rings, *self._states]
         self.nbytes = sum(ring.nbytes for ring in rings) + self._places.nbytes
-        check_room(capacity, [(near, self._places.nbytes), *((ring.memory, ring.nbytes) for ring in rings)])
+        self._needs = [(near, self._places.nbytes), *((ring.memory, ring.nbytes) for ring in rings)]
+        self._capacity = capacity
         self._steps = torch.arange(window.num_rows + 1, device=generator.device).unsqueeze(1) * num_envs
         self._is_allocated = False
         self._digests: tuple[Digests, Digests] = {}, {}  # of rows and states, see History
@@ -237,9 +238,15 @@ class ReplayBuffer:
     def _read_states(self, start: int, stop: int) -> dict[str, Tensor]:
         return {name: ring.read(start, stop) for name, ring in self._state_rings.items()}
 
+    def check_room(self) -> None:
+        """ValueError if there is no room for `nbytes`; else the first use would say so."""
+        if not self._is_allocated:
+            check_room(self._capacity, self._needs)
+
     def _allocate(self) -> None:
         """Take the memory, if this is the first use."""
         if not self._is_allocated:
+            self.check_room()
             for ring in (*self._rows.all_rings, *self._states):
                 ring.allocate()
             self._places.allocate()

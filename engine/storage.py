@@ -59,7 +59,7 @@ class Memory:
         except (OSError, RuntimeError) as error:
             reason = " ".join(str(error).split())
             raise ValueError(
-                f"replay: no file of {size / 1e9:.1f} GB can be mapped in {self._folder}: {reason}"
+                f"replay: no file of {_said(size)} can be mapped in {self._folder}: {reason}"
             ) from error
         return whole[: prod(shape) * dtype.itemsize].view(dtype).view(shape)
 
@@ -92,8 +92,7 @@ def check_room(capacity: int, needs: Iterable[tuple[Memory, int]]) -> None:
         total[name] = total.get(name, 0) + size
         if total[name] > there:
             raise ValueError(
-                f"agent.replay_capacity={capacity} needs {total[name] / 1e9:.1f} GB {name}, "
-                + text.format(f"{there / 1e9:.1f} GB")
+                f"agent.replay_capacity={capacity} needs {_said(total[name])} {name}, " + text.format(_said(there))
             )
 
 
@@ -104,6 +103,10 @@ def host_memory() -> int:
         with suppress(OSError, ValueError):  # there is none, or it says "max"
             limit = min(limit, int(path.read_text()))
     return limit
+
+
+def _said(size: int) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.2f} MB"
 
 
 _LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))

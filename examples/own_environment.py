@@ -15,7 +15,7 @@ import graftwork as gw
 Observation = npt.NDArray[np.float32]
 
 
-class TMaze(gymnasium.Env[Observation, np.int64]):
+class CuedCorridor(gymnasium.Env[Observation, np.int64]):
     """A sign at the entrance says which way to turn at the junction, some steps later (Bakker 2002).
 
     Observation: the sign (-1 or 1 in the first cell, else 0), whether this is the junction. Actions: left, right, on.
@@ -49,7 +49,7 @@ class TMaze(gymnasium.Env[Observation, np.int64]):
 
 
 def make_env() -> gymnasium.Env[Observation, np.int64]:
-    return gymnasium.wrappers.TimeLimit(TMaze(), max_episode_steps=30)
+    return gymnasium.wrappers.TimeLimit(CuedCorridor(), max_episode_steps=30)
 
 
 def main() -> None:

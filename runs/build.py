@@ -33,6 +33,7 @@ def build_run(config: RunConfig, objects: Objects, source: Encoder | None) -> Pa
     )
     try:
         agent = build_agent(config, envs, objects, source)
+        agent.check_room()
         num_envs = min(config.evaluation.num_envs, config.evaluation.episodes)
         evaluation_envs = build_envs(
             config, objects, num_envs=num_envs, stream=EVALUATION, autoreset=False, asynchronous=False
