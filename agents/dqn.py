@@ -337,7 +337,11 @@ class DQN(Agent):
         # A CPU takes half the time for columns few enough that their activations fit into its cache.
         part = max(_CACHED_ROWS // rollout.num_rows, 1) if rollout.reward.is_cpu else size
         inputs = zip(*inputs_in_columns(rollout, part, None), in_columns(asked, part, -(-size // part)), strict=True)
-        return torch.cat([self.target.head(features_of(self.target, *each, start), *at) for *each, at in inputs], 1)
+        features = (
+            (features_of(self.target, observation, is_first, state, start), at)
+            for observation, is_first, state, at in inputs
+        )
+        return torch.cat([self.target.head(each, *at) for each, at in features], 1)
 
     def _bonus(self, config: MunchausenConfig, output: Tensor, legal: Optional, action: Tensor) -> Tensor:
         """Munchausen's part of the reward, [rows, N]; of branches the mean."""
@@ -353,7 +357,8 @@ class DQN(Agent):
         fractions = tuple(asked[:rows] for asked in batch.fractions)
         if self.spec.branches is not None:  # each learns the same target
             shape = batch.action.shape
-            target = Return(*(part if part is None else to_branches(part, shape) for part in target))
+            atoms, probability = target
+            target = Return(to_branches(atoms, shape), None if probability is None else to_branches(probability, shape))
             fractions = tuple(to_branches(asked, shape) for asked in fractions)
         error, surprise = value.error(taken(output[:rows], batch.action), target, fractions)
         if self.spec.branches is not None:
@@ -430,7 +435,9 @@ def _check_parts(network: Network[Tensor], replay: ReplayBuffer, config: DQNConf
             f"{list(needed)}{'' if is_of_kind else ' of an ImplicitQuantileHead'}"
         )
     if config.head.noise is not None and not noisy_layers(network):
-        raise ValueError(f"agent.head.noise={config.head.noise}: the network has no NoisyLinear; give it one or use null")
+        raise ValueError(
+            f"agent.head.noise={config.head.noise}: the network has no NoisyLinear; give it one or use null"
+        )
     config.auxiliary.check(network, spec)
     learnt_rows, is_recurrent = config.sequence_length - config.burn_in, bool(network.initial_state(1))
     # Burn-in is a pass of its own.
@@ -450,9 +457,9 @@ def _check_parts(network: Network[Tensor], replay: ReplayBuffer, config: DQNConf
             f"agent.sequence_length - agent.burn_in = {learnt_rows} must be at least "
             f"agent.train_period={config.train_period}, so that a recurrent encoder learns from every row"
         )
-    needed = config.sequence_length + config.train_period
-    if replay.num_rows < needed:
+    rows = config.sequence_length + config.train_period
+    if replay.num_rows < rows:
         raise ValueError(
             f"agent.replay_capacity={config.replay_capacity} keeps {replay.num_rows} rows of each environment, but "
-            f"agent.sequence_length + agent.train_period = {needed} are needed"
+            f"agent.sequence_length + agent.train_period = {rows} are needed"
         )

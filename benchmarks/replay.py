@@ -351,8 +351,8 @@ def million_frames() -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
-    parser.add_argument("--repeats", type=int, default=9, help="counted rounds")
-    parser.add_argument("--seconds", type=float, default=0.2, help="that each draws for in a round")
+    parser.add_argument("--repeats", type=int, default=40, help="counted rounds")
+    parser.add_argument("--seconds", type=float, default=0.02, help="that each draws for in a round")
     parser.add_argument("--out", type=Path, default=ROOT / "docs/results/replay.csv")
     arguments = parser.parse_args()
     torch.set_num_threads(1)

@@ -7,7 +7,7 @@ from .diagnostics import GradientCheck, gradient_check
 from .gradient_step import GradientStep, NonFiniteError
 from .gradients import Metrics
 from .optimizers import AdagradConfig, AdamConfig, AdamWConfig, OptimizerConfig, RMSpropConfig, SGDConfig
-from .priorities import Priorities, PrioritySettings, sequence_priority
+from .priorities import Priorities, PriorityError, PrioritySettings, sequence_priority
 from .recorded import Recorded
 from .replay import ReplayBuffer, Sample
 from .rollout import Rollout
@@ -31,6 +31,7 @@ __all__ = [
     "OptimizerConfig",
     "Player",
     "Priorities",
+    "PriorityError",
     "PrioritySettings",
     "RMSpropConfig",
     "Recorded",

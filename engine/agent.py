@@ -92,17 +92,28 @@ class Player:
         if state and len(state[0]) != size:
             raise ValueError(f"{size} observations, but {len(state[0])} at the step before; reset() begins anew")
         is_first = torch.full((size,), begins, device=device)
-        mask = None if action_mask is None else spec.action_mask(np.asarray(action_mask, np.bool_).reshape(size, -1))
+        mask = None if action_mask is None else _mask(spec, action_mask, size).to(device)
         step = self._agent.act(
             batch,
             state,
             is_first,
             explore=not self._deterministic,
-            action_mask=mask if mask is None else mask.to(device),
+            action_mask=mask,
         )
         self._state = step.state
         action: npt.NDArray[Any] = step.action.cpu().numpy() + spec.action_start
         return action[0] if is_single else action
+
+
+def _mask(spec: EnvSpec, given: npt.ArrayLike, size: int) -> Tensor:
+    """Of so many observations; ValueError for another shape, or where no action is legal."""
+    legal = np.asarray(given, np.bool_)
+    mask = spec.action_mask(np.expand_dims(legal, 0) if legal.ndim == 1 else legal)
+    if len(mask) != size:
+        raise ValueError(f"action mask has {len(mask)} rows, but there are {size} observations")
+    if not mask.any(-1).all():
+        raise ValueError("action mask leaves an observation no legal action; each needs one at least, of each branch")
+    return mask
 
 
 def check_causal(network: Network[Any]) -> None:

@@ -13,6 +13,10 @@ from .stateful import StateDict, expect_keys
 Array: TypeAlias = Any  # of NumPy on the CPU, otherwise a tensor
 
 
+class PriorityError(ValueError):
+    """What was learnt from is to be drawn by a priority that is none, as when training diverges."""
+
+
 @dataclass(frozen=True)
 class PrioritySettings:
     """How errors become priorities."""
@@ -60,7 +64,7 @@ class Priorities:
         """The chance of slots number % size [N] becomes proportional to (priority [N] + floor) ** exponent.
 
         Numbers before `first` are passed over: their slots belong to others by now. Of two priorities for one slot the
-        higher counts. A slot that was cleared gets one too. ValueError, before anything changes, if a priority is
+        higher counts. A slot that was cleared gets one too. PriorityError, before anything changes, if a priority is
         negative, not finite or too large to add up.
         """
         if not len(numbers):
@@ -70,13 +74,13 @@ class Priorities:
         lowest, highest = float(value.min()), float(value.max())
         if not (lowest >= 0 and highest < math.inf):
             wrong = highest if lowest >= 0 else lowest
-            raise ValueError(
+            raise PriorityError(
                 f"replay: a priority is {wrong}; all must be finite and not negative: did training diverge?"
             )
         most = math.ceil((highest + floor) ** exponent / _UNIT)
         if most > self._limit:
             largest = (self._limit * _UNIT) ** (1 / exponent)
-            raise ValueError(
+            raise PriorityError(
                 f"replay: a priority is {highest:g}, {self.size} slots can hold at most {largest:g}; scale the rewards"
             )
         if int(number.min()) < first:

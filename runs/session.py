@@ -12,7 +12,7 @@ from typing import Any, Self
 import torch
 
 from ..configs import dump
-from ..engine import Agent, NonFiniteError, StateDict
+from ..engine import Agent, NonFiniteError, PriorityError, StateDict
 from ..envs import EnvironmentFailure, NonFiniteEnvError
 from ..networks import Encoder
 from ..tasks import Model, Schema
@@ -145,7 +145,7 @@ class Session:
                 # A signal that comes during the last save has stopped nothing.
                 signal, late_signal = (None, stop.signal) if trainer.is_finished else (stop.signal, None)
                 exit_code = 0 if signal is None else 128 + signal
-            except (NonFiniteError, NonFiniteEnvError, EnvironmentFailure) as error:
+            except (NonFiniteError, NonFiniteEnvError, PriorityError, EnvironmentFailure) as error:
                 # The batch is half done, so this is no state to resume from: the weights alone, beside the checkpoints.
                 state = {"learner": {"network": parts.learner.network.state_dict()}}
                 path = checkpoint.save(directory / FAILURE, trainer.step, state, keep=1, meta=meta)

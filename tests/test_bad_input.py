@@ -4,6 +4,8 @@ import contextlib
 import hashlib
 import re
 import shutil
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
-from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces import Box, Discrete, MultiDiscrete
 from torch import Tensor
 
 import graftwork as gw
@@ -90,6 +92,32 @@ def checkpoints(run_dir: Path) -> list[Path]:
     return sorted((run_dir / "checkpoints").iterdir())
 
 
+class Wide(gymnasium.Env[Any, Any]):
+    """Observes 1 MB."""
+
+    observation_space, action_space = Box(0, 255, (1_000, 1_000), np.uint8), Discrete(2)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        return np.zeros((1_000, 1_000), np.uint8), {}
+
+
+class Branched(gymnasium.Env[Any, Any]):
+    observation_space, action_space = Box(0, 1, (3,), np.float32), MultiDiscrete([2, 3])
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        return np.zeros(3, np.float32), {}
+
+
+@pytest.fixture
+def spaces_by_id() -> Iterator[None]:
+    gymnasium.register("Wide-v0", Wide)
+    gymnasium.register("Branched-v0", Branched)
+    yield
+    del gymnasium.registry["Wide-v0"], gymnasium.registry["Branched-v0"]
+
+
 # Configurations.
 
 
@@ -137,7 +165,40 @@ def checkpoints(run_dir: Path) -> list[Path]:
         ),
         (["dqn/cartpole", LSTM, "agent.sequence_length=1"], "agent.sequence_length=1: .*at least 2"),
         (["dqn/cartpole", "agent.sequence_length=5", "agent.burn_in=2"], "agent.burn_in=2: .*use 0"),
-        (["dqn/cartpole", "agent.replay_capacity=10"], "agent.replay_capacity=10 must hold at least"),
+        (["dqn/cartpole", "agent.replay_capacity=10"], "agent.replay_capacity=10 must hold at least .*batch_size=64"),
+        (
+            ["dqn/cartpole", "agent.replay_capacity=900"],
+            "agent.replay_capacity=900 must hold at least .*agent.learning_starts=1000 transitions",
+        ),
+        (
+            ["dqn/cartpole-memory", "agent.replay_capacity=2_000", "agent.sequence_length=300"],
+            "agent.replay_capacity=2000 keeps 250 rows of each environment, but a sequence of 300 rows .* need 308",
+        ),
+        (
+            ["dqn/cartpole", "agent.replay_capacity=1_000_000_000_000"],
+            r"agent.replay_capacity=1000000000000 needs 40000.0 GB of memory, this machine has [0-9.]+ GB",
+        ),
+        (
+            # What is drawn by lies in memory, so little that the disk is asked for more than it has.
+            ["dqn/cartpole", "agent.replay_capacity=10_000_000", "agent.replay_storage=mapped", "env.id=Wide-v0"],
+            r"agent.replay_capacity=10000000 needs 10000.0 GB in .*, its disk has [0-9.]+ GB free",
+        ),
+        (["dqn/cartpole", "agent.replay_storage=gpu"], "agent.replay_storage=gpu: must be 'device', 'pinned' or 'map"),
+        (["dqn/cartpole", "agent.n_step=0"], "agent.n_step=0: must be greater than 0"),
+        (["dqn/cartpole", "agent.head.noise=-0.5"], "agent.head.noise=-0.5: must be greater than 0"),
+        (["dqn/cartpole", "agent.prioritised=true"], "agent.prioritised=true: must be a mapping of fields, {} for its"),
+        (["dqn/cartpole", "agent.prioritised.exponent=1.5"], "agent.prioritised.exponent=1.5: must be less than or eq"),
+        (["dqn/cartpole", "agent.munchausen.temperature=0"], "agent.munchausen.temperature=0: must be greater than 0"),
+        (["dqn/cartpole", "agent.value.num_atoms=7"], "agent.value.num_atoms=7: .*agent.value.kind=categorical has it"),
+        (["dqn/rainbow-atari", "agent.value.low=10"], "agent.value: low=10.0 must be below high=10.0"),
+        (
+            ["dqn/cartpole", "env.protocol=atari-machado"],
+            "env.protocol=atari-machado needs .*ALE/Pong-v5, got CartPole",
+        ),
+        (
+            ["reinforce/cartpole", "env.id=Branched-v0"],
+            r"agent.kind=reinforce needs a Discrete action space, but env.id=Branched-v0 has MultiDiscrete\(\[2 3\]\)",
+        ),
         (
             ["dqn/cartpole", "env.id=Pendulum-v1"],
             "agent.kind=dqn needs a Discrete or MultiDiscrete action space, .*Pendulum-v1 has Box",
@@ -174,6 +235,7 @@ def checkpoints(run_dir: Path) -> list[Path]:
         (["transfer/digits", "epochs=3"], "epochs=3: unknown field; allowed: .*stages"),
     ],
 )
+@pytest.mark.usefixtures("spaces_by_id")
 def test_wrong_configuration_is_named_with_what_is_allowed(arguments, line, capsys):
     assert re.search(f"^(agent: )?{line}", refused(capsys, "train", *arguments))
     assert list(Path().iterdir()) == []
@@ -191,6 +253,35 @@ def test_tensorboard_that_is_not_installed_is_named_before_anything_is_written(c
     monkeypatch.setattr("graftwork.runs.session.find_spec", lambda name: None)
     line = refused(capsys, "train", "dqn/cartpole", "tracker=tensorboard")
     assert line == "tracker=tensorboard: not installed; pip install 'graftwork[tensorboard]'"
+
+
+@pytest.mark.parametrize(
+    ("package", "arguments", "line"),
+    [
+        ("ale_py", ["dqn/atari-machado"], r"env.id=ALE/Pong-v5 needs .*: ale-py; pip install 'graftwork\[atari\]'"),
+        ("ale_py", ["dqn/atari-machado", "env.backend=ale"], r".*ale-py; pip install 'graftwork\[atari\]'"),
+        ("ale_py", ["dqn/cartpole", "env.id=ALE/Pong-v5"], r".*ale-py; pip install 'graftwork\[atari\]'"),
+        ("cv2", ["dqn/atari-noframeskip"], r".*opencv-python-headless; pip install 'graftwork\[atari\]'"),
+        (
+            "minatar",
+            ["dqn/minatar-breakout"],
+            r"env.id=MinAtar/Breakout-v1 needs .*: minatar; .*'graftwork\[minatar\]'",
+        ),
+    ],
+)
+def test_package_that_is_not_installed_is_named_with_what_to_install(package, arguments, line, capsys, monkeypatch):
+    if package == "cv2":
+        pytest.importorskip("ale_py")
+    monkeypatch.setitem(sys.modules, package, None)  # as if it were not there
+    assert re.match(line, refused(capsys, "train", *arguments))
+    assert list(Path().iterdir()) == []
+
+
+def test_rom_that_is_not_there_is_named(capsys):
+    pytest.importorskip("ale_py")
+    line = refused(capsys, "train", "dqn/atari-machado", "env.id=ALE/NoSuchGame-v5")
+    assert line.startswith("env.id=ALE/NoSuchGame-v5: Environment `NoSuchGame` doesn't exist in namespace ALE")
+    assert list(Path().iterdir()) == []
 
 
 def test_float_that_is_an_integer_is_one(capsys):
@@ -420,6 +511,42 @@ def faulty_id() -> Any:
     del gymnasium.registry["Faulty-v0"]
 
 
+class Inconstant(gymnasium.Env[Any, Any]):
+    """Observes small images and says what is legal, at its 60th step in another form."""
+
+    observation_space, action_space = Box(0, 255, (3, 2), np.uint8), Discrete(2)
+    steps = 0
+
+    def __init__(self, fault: str) -> None:
+        self.fault = fault
+
+    def row(self) -> tuple[Any, dict[str, Any]]:
+        is_faulty = self.steps == 60
+        fault = self.fault if is_faulty else ""
+        shape, dtype = (2, 3) if fault == "shape" else (3, 2), np.float32 if fault == "type" else np.uint8
+        mask = {"forbidden": [0, 0], "mask size": [1, 1, 1], "mask value": [1, 7]}.get(fault, [0, 1])
+        return np.zeros(shape, dtype), {} if fault == "no mask" else {"action_mask": np.array(mask, np.int8)}
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.left = 7
+        return self.row()
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        assert action == 1  # the one that is legal
+        self.steps, self.left = self.steps + 1, self.left - 1
+        observation, info = self.row()
+        reward = 1e38 if self.steps >= 60 and self.fault == "reward" else 1.0
+        return observation, reward, self.left == 0, False, info
+
+
+@pytest.fixture
+def inconstant_id() -> Iterator[str]:
+    gymnasium.register("Inconstant-v0", Inconstant)
+    yield "Inconstant-v0"
+    del gymnasium.registry["Inconstant-v0"]
+
+
 def weights_are_finite(path: Path) -> bool:
     network: dict[str, Tensor] = checkpoint.load(path).state["learner"]["network"]
     return bool(network) and all(bool(tensor.isfinite().all()) for tensor in network.values())
@@ -452,6 +579,40 @@ def test_faulty_environment_is_named_with_the_step(fault, status, what, small, a
     kind = "dqn" if small is SMALL_DQN else "reinforce"
     env = [f"env.id={faulty_id}", f"env.kwargs={{fault: {fault}}}", f"env.asynchronous={asynchronous}"]
     line = failed(capsys, status, f"{kind}/cartpole", *small, *env)
+    assert re.match(f"step [0-9,]+: {what}", line)
+
+
+@pytest.mark.parametrize("asynchronous", ["false", "true"])
+@pytest.mark.parametrize(
+    ("fault", "what"),
+    [
+        ("forbidden", "the action mask forbids every action"),
+        ("mask size", r"the action mask has shape \(3,\), the action space says \(2,\)"),
+        ("mask value", "the action mask holds 7; allowed: 0 and 1"),
+        ("no mask", "the info has no action mask, but that of the first reset had one"),
+        ("shape", r"observation has shape \(2, 3\), its space says \(3, 2\)"),
+        ("type", "observation is of type float32, its space says uint8"),
+    ],
+)
+def test_environment_that_changes_its_form_is_named_with_the_step(fault, what, asynchronous, inconstant_id, capsys):
+    env = [f"env.id={inconstant_id}", f"env.kwargs={{fault: {fault}}}", f"env.asynchronous={asynchronous}"]
+    line = failed(capsys, 1, "dqn/cartpole", *SMALL_DQN, *env)
+    assert re.match(rf"step [0-9,]+: environment failed at env 0, episode 8, step 4 .*: ValueError: {what}", line)
+
+
+@pytest.mark.parametrize(
+    ("value", "what"),
+    [
+        ("{kind: scalar, loss: squared}", "loss is inf"),
+        (
+            "{kind: scalar, loss: huber}",
+            r"replay: a priority is \S+e\+3[78], 200 slots can hold at most .*scale the re",
+        ),
+    ],
+)
+def test_rewards_too_large_to_learn_from_or_to_draw_by_are_named(value, what, inconstant_id, capsys):
+    env = [f"env.id={inconstant_id}", "env.kwargs={fault: reward}"]
+    line = failed(capsys, 2, "dqn/cartpole", *SMALL_DQN, *env, "agent.prioritised={}", f"agent.value={value}")
     assert re.match(f"step [0-9,]+: {what}", line)
 
 

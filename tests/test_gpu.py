@@ -10,6 +10,7 @@ import torch
 from gymnasium import spaces
 
 import graftwork as gw
+from graftwork.envs import FrameStack
 from graftwork.networks import LSTM, LSTMConfig, MLPConfig
 from graftwork.training.checkpoint import load_newest
 
@@ -18,6 +19,10 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(),
 SMALL = ["env.num_envs=3", "evaluation.period=100", "evaluation.episodes=3", "checkpoint.period=60"]
 LSTM_FIELDS = ["agent.encoder.hidden_size=8", "agent.replay_capacity=3000"]
 DQN = ["agent.learning_starts=50", "agent.batch_size=8", "agent.train_period=10", "agent.updates=2"]
+RAINBOW = ["agent.head={dueling: true, hidden: 8, noise: 0.5}", "agent.n_step=3", "agent.prioritised={}"]
+C51 = "agent.value={kind: categorical, low: 0, high: 100}"
+SOFT = "agent.munchausen={}"
+R2D2 = ["agent.n_step=3", "agent.prioritised={}", "agent.value_rescaling=true", "agent.head.dueling=true"]
 TWO_LAYERS = ["agent.encoder.num_layers=2", "agent.encoder.dropout=0.2"]
 SEQUENCES = ["agent.sequence_length=14", "agent.burn_in=4"]
 NORM_AND_DROPOUT = ["agent.encoder.hidden=[8, 8]", "agent.encoder.norm=batch", "agent.encoder.dropout=0.2"]
@@ -33,6 +38,75 @@ class Parts(gymnasium.ObservationWrapper[Any, Any, Any]):
         return {"cart": observation, "leans": np.int64(observation[2] > 0)}
 
 
+class Branches(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """CartPole by two branches of unequal size: one pushes, the other idles; what idled may not do so again."""
+
+    def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
+        super().__init__(env)
+        self.action_space = spaces.MultiDiscrete([2, 3])
+
+    def reset(self, **kwargs: Any) -> Any:
+        return self.env.reset(**kwargs)[0], {"action_mask": np.ones(5, np.int8)}
+
+    def step(self, action: Any) -> Any:
+        *row, _ = self.env.step(action[0])
+        return *row, {"action_mask": np.array([1, 1, *(np.arange(3) != action[1])], np.int8)}
+
+
+class Masked(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """Whoever leans far to one side may push that way alone."""
+
+    def reset(self, **kwargs: Any) -> Any:
+        observation, _ = self.env.reset(**kwargs)
+        return observation, {"action_mask": np.ones(2, np.int8)}
+
+    def step(self, action: Any) -> Any:
+        observation, *row, _ = self.env.step(action)
+        return observation, *row, {"action_mask": np.array([observation[2] < 0.1, observation[2] > -0.1], np.int8)}
+
+
+class Picture(gymnasium.ObservationWrapper[Any, Any, Any]):
+    """Where cart and pole are, as bright columns of a small picture."""
+
+    observation_space = spaces.Box(0, 255, (1, 12, 12), np.uint8)
+
+    def observation(self, observation: Any) -> Any:
+        picture = np.zeros((1, 12, 12), np.uint8)
+        picture[0, :6, int(np.clip(6 + 2.4 * observation[0], 0, 11))] = 255
+        picture[0, 6:, int(np.clip(6 + 24 * observation[2], 0, 11))] = 255
+        return picture
+
+
+def stacked(env: gymnasium.Env[Any, Any]) -> FrameStack:
+    return FrameStack(Picture(env), 3)
+
+
+CONV = "agent.encoder={kind: conv, channels: first, layers: [{channels: 4, kernel: 3}], hidden: 8}"
+CELL = "inner: {kind: mlp, hidden: [8]}"
+R2D2 = ["agent.n_step=3", "agent.prioritised={}", "agent.value_rescaling=true", "agent.head.dueling=true"]
+MLP = "agent.encoder.hidden=[8]"
+PQN = ["agent.rollout_rows=8", "agent.minibatches=2"]
+REPLAYS = {
+    f"replay-{storage}-{name}": (["dqn/cartpole", *DQN, f"agent.replay_storage={storage}", *fields], objects)
+    for storage in ("device", "pinned", "mapped")
+    for name, fields, objects in [
+        ("prioritised-n-step", [MLP, "agent.prioritised={}", "agent.n_step=3"], {}),
+        ("frames", [CONV, "agent.n_step=2"], {"wrapper": stacked}),
+        ("frames-prioritised", [CONV, "agent.prioritised={}"], {"wrapper": stacked}),
+        ("masks", [MLP, "agent.prioritised={}", "agent.n_step=2"], {"wrapper": Masked}),
+        ("branches", [MLP, "agent.head.dueling=true", "agent.n_step=2"], {"wrapper": Branches}),
+    ]
+}
+VALUES: dict[str, tuple[list[str], dict[str, Any]]] = {
+    f"value-{kind}": (["dqn/cartpole", *DQN, MLP, f"agent.value.kind={kind}", "agent.munchausen={}", *fields], {})
+    for kind, fields in {
+        "scalar": [],
+        "categorical": ["agent.value.num_atoms=7", "agent.prioritised={}"],
+        "quantile": ["agent.value.num_quantiles=5"],
+        "implicit": ["agent.value.num_fractions=4", "agent.value.num_acting_fractions=5"],
+    }.items()
+}
+
 CELLS: dict[str, tuple[list[str], dict[str, Any]]] = {
     "dqn-mlp": (["dqn/cartpole", *DQN, "agent.encoder.hidden=[8]"], {}),
     "dqn-lstm": (["dqn/cartpole-memory", *DQN, *LSTM_FIELDS, *SEQUENCES], {}),
@@ -42,6 +116,30 @@ CELLS: dict[str, tuple[list[str], dict[str, Any]]] = {
     ),
     "dqn-norm-dropout": (["dqn/cartpole", *DQN, *NORM_AND_DROPOUT], {}),
     "dqn-dict": (["dqn/cartpole", *DQN, COMBINED], {"wrapper": Parts}),
+    "dqn-rainbow": (["dqn/cartpole", *DQN, *RAINBOW, C51], {}),
+    "dqn-munchausen-quantiles": (["dqn/cartpole", *DQN, *RAINBOW, "agent.value.kind=quantile", SOFT], {}),
+    "dqn-munchausen-implicit": (["dqn/cartpole", *DQN, "agent.value.kind=implicit", SOFT], {}),
+    "dqn-r2d2": (["dqn/cartpole-memory", *DQN, *LSTM_FIELDS, *SEQUENCES, *R2D2], {}),
+    "dqn-noisy": (["dqn/cartpole", *DQN, MLP, "agent.head={dueling: true, hidden: 8, noise: 0.5}"], {}),
+    "dqn-soft-target": (["dqn/cartpole", *DQN, MLP, "agent.target_rate=0.05", "agent.double=true"], {}),
+    "dqn-r2d2": (["dqn/cartpole-memory", *DQN, *LSTM_FIELDS, *SEQUENCES, *R2D2], {}),
+    "dqn-r2d2-pinned": (
+        ["dqn/cartpole-memory", *DQN, *LSTM_FIELDS, *SEQUENCES, *R2D2, "agent.replay_storage=pinned"],
+        {},
+    ),
+    "dqn-gru-zero-state": (
+        [
+            *("dqn/cartpole-memory", *DQN, "agent.replay_capacity=3000", *SEQUENCES, "agent.stored_state=false"),
+            f"agent.encoder={{kind: gru, hidden_size: 8, {CELL}}}",
+        ],
+        {},
+    ),
+    "pqn-mlp": (["pqn/cartpole", *PQN, MLP], {}),
+    "pqn-lstm": (["pqn/cartpole", *PQN, f"agent.encoder={{kind: lstm, hidden_size: 8, {CELL}}}"], {}),
+    "pqn-masks": (["pqn/cartpole", *PQN, MLP], {"wrapper": Masked}),
+    "pqn-branches": (["pqn/cartpole", *PQN, MLP, "agent.dueling=true"], {"wrapper": Branches}),
+    **REPLAYS,
+    **VALUES,
     "reinforce-mlp": (["reinforce/cartpole"], {}),
     "reinforce-lstm": (["reinforce/cartpole-memory"], {}),
     "reinforce-norm-dropout": (["reinforce/cartpole", *NORM_AND_DROPOUT], {}),

@@ -12,7 +12,7 @@ from graftwork.agents import DQN, DQNConfig
 from graftwork.agents.action_values import ScalarConfig
 from graftwork.engine import Rollout, Sample
 from graftwork.envs import EnvSpec
-from graftwork.networks import Encoder, LSTMConfig, MLPConfig
+from graftwork.networks import CategoricalHead, Encoder, LSTMConfig, MLPConfig, Network, QHead
 from graftwork.training.schedules import Linear
 from graftwork.training.seeding import Seeds
 
@@ -355,3 +355,96 @@ def test_actions_must_be_discrete_and_as_many_as_the_network_values():
     line = r"^the network gives values of shape \[7\], but agent.value.kind=scalar on env.id=Test-v0 needs \[2\]$"
     with pytest.raises(ValueError, match=line):
         config.build(agent.network, replace(SPEC, num_actions=2), B, Seeds(0), torch.device("cpu"))
+
+
+BRANCHED = replace(SPEC, num_actions=None, branches=(3, 2), action_start=(0, 0), action_space="MultiDiscrete([3 2])")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"stored_state": False}, "agent.stored_state=false: only a recurrent encoder has a state; use true"),
+        ({"value": {"kind": "categorical", "low": 3, "high": 3}}, "low=3.0 must be below .*high=3.0"),
+        ({"n_step": 0}, "n_step"),
+        ({"munchausen": {"floor": 0.5}}, "munchausen.floor"),
+        ({"sequence_length": 97}, "agent.replay_capacity=500 keeps 100 rows .* sequence of 97 rows .* need 101"),
+        (
+            {"encoder": LSTM, "sequence_length": 60, "n_step": 40},
+            "agent.replay_capacity=500 keeps 100 rows .* sequence of 99 rows .* need 103",
+        ),
+    ],
+)
+def test_switches_that_do_not_go_together_are_refused_by_name(fields, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        build(**fields)
+    if type(caught.value) is ValueError:
+        assert "\n" not in str(caught.value)
+
+
+def test_auxiliary_heads_of_branches_are_refused_by_name():
+    line = r"^agent.auxiliary.reward: it tells of one action, but env.id=Test-v0 has MultiDiscrete\(\[3 2\]\); use 0$"
+    with pytest.raises(ValueError, match=line):
+        build(spec=BRANCHED, auxiliary={"reward": 1.0})
+
+
+@pytest.mark.parametrize(
+    ("head", "fields", "line"),
+    [
+        (QHead(8, A, atoms=4), {}, r"values of shape \[7, 4\], but agent.value.kind=scalar on .* needs \[7\]"),
+        (
+            QHead(8, A),
+            {"value": {"kind": "categorical"}},
+            r"values of shape \[7\], but .*categorical .* needs \[7, 51\]",
+        ),
+        (
+            QHead(8, A, atoms=32),
+            {"value": {"kind": "implicit"}},
+            r"values of shape \[7, 32\], but .*implicit .* needs \[7, 32\] of an ImplicitQuantileHead",
+        ),
+        (CategoricalHead(8, A), {}, r"Categorical, but agent.value.kind=scalar on .* needs \[7\]"),
+    ],
+    ids=["atoms", "none", "quantiles", "policy"],
+)
+def test_a_head_of_ones_own_that_tells_something_else_is_refused(head, fields, line):
+    network = Network(FIELDS["encoder"].build(SPEC.observation_space), head)
+    config = DQNConfig(**FIELDS, **fields)
+    with pytest.raises(ValueError, match=rf"^the network gives {line}$") as caught:
+        config.build(network, SPEC, B, Seeds(0), torch.device("cpu"))
+    assert "\n" not in str(caught.value)
+
+
+def test_noise_of_a_network_that_has_none_is_refused():
+    network = Network(FIELDS["encoder"].build(SPEC.observation_space), QHead(8, A))
+    config = DQNConfig(**FIELDS, head={"noise": 0.5})
+    with pytest.raises(ValueError, match=r"^agent.head.noise=0.5: the network has no NoisyLinear; give it one or use"):
+        config.build(network, SPEC, B, Seeds(0), torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("spec", "mask", "line"),
+    [
+        (SPEC, np.ones(3), r"^action mask has shape \[1, 3\], but env.id=Test-v0 with Discrete\(7\) needs \[B, 7\]$"),
+        (SPEC, np.ones((A, 2)), r"^action mask has shape \[7, 2\], but .* needs \[B, 7\]$"),  # the other way round
+        (SPEC, np.ones((3, A)), "^action mask has 3 rows, but there are 2 observations$"),
+        (SPEC, np.zeros((2, A)), "^action mask leaves an observation no legal action"),
+        (
+            BRANCHED,
+            np.array([[1, 1, 1, 0, 0]] * 2),
+            "^action mask leaves an observation no legal action.* each branch$",
+        ),
+    ],
+    ids=["shape", "transposed", "rows", "none", "branch"],
+)
+def test_a_mask_of_another_form_is_refused_when_predicting(spec, mask, line):
+    with pytest.raises(ValueError, match=line):
+        build(spec=spec).predict(np.zeros((2, F), np.float32), action_mask=mask)
+
+
+def test_predict_chooses_among_what_is_legal():
+    agent = build()
+    constant_q(agent.network, [0, 1, 2, 3, 4, 5, 6])
+    mask = np.array([[1, 1, 1, 1, 0, 0, 0], [0, 1, 0, 0, 0, 0, 0]], dtype=bool)
+    assert agent.predict(np.zeros((2, F)), action_mask=mask).tolist() == [3, 1]
+    assert agent.predict(np.zeros(F), action_mask=mask[0]) == 3
+    greedy = {int(agent.predict(np.zeros(F), action_mask=mask[0], deterministic=False)) for _ in range(99)}
+    assert greedy == {0, 1, 2, 3}

@@ -3,15 +3,15 @@
 from collections.abc import Callable, Iterable
 from dataclasses import fields, replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
 from torch import Tensor
 
-from graftwork.engine import Collector, Rollout
+from graftwork.engine import Collector, Rollout, Step
 from graftwork.envs import GymnasiumEnvs
-from graftwork.envs.contract import Episode
+from graftwork.envs.contract import EnvStep, Episode
 from graftwork.spaces import Observation
 
 Envs = Callable[..., GymnasiumEnvs]
@@ -103,6 +103,44 @@ class TestRows:
         rollout = Collector(scripted_envs(), reader(log_prob=True), 5).next()
         assert rollout.log_prob is not None
         torch.testing.assert_close(rollout.log_prob, -rollout.action / 10)
+
+    def test_each_row_is_acted_on_with_the_mask_that_the_rollout_keeps_of_it(
+        self, scripted_envs: Envs, reader: type[Any]
+    ) -> None:
+        class Masking(GymnasiumEnvs):
+            """Allows what the reader takes, and one action more where the step is even."""
+
+            def reset(self, episode: int | None = None) -> EnvStep:
+                return self.masked(super().reset(episode))
+
+            def step(self, action: Tensor) -> EnvStep:
+                return self.masked(super().step(action))
+
+            def masked(self, row: EnvStep) -> EnvStep:
+                return row._replace(action_mask=row.observation[:, 2:] % 2 + torch.arange(2) > 0)
+
+        class Remembering(reader):  # type: ignore[misc, valid-type]
+            seen: ClassVar[list[Tensor]] = []
+
+            def act(self, *row: Any, action_mask: Tensor | None = None, **how: Any) -> Step:
+                assert action_mask is not None
+                self.seen.append(action_mask)
+                return super().act(*row, **how)
+
+        def collector() -> Collector:
+            envs = scripted_envs()
+            envs.__class__ = Masking
+            return Collector(envs, Remembering(), 5)
+
+        one, other = collector(), collector()
+        rollouts = [one.next() for _ in range(3)]
+        masks = torch.cat([rollout.action_mask[:-1] for rollout in rollouts])
+        assert torch.stack(Remembering.seen).equal(masks)
+        assert masks.any(-1).all()
+        assert not masks.all()
+        assert rollouts[0].action_mask[-1].equal(rollouts[1].action_mask[0])
+        other.load_state_dict(one.state_dict())
+        assert_same(other.next(), one.next())
 
     def test_finished_episodes_are_handed_out_once(
         self, scripted_envs: Envs, reader: type[Any], length: Length

@@ -47,3 +47,51 @@ def test_the_generators_state_right_after_begin_is_all_of_it(epsilon):
         rule.begin(77)
     for _ in range(6):
         assert torch.equal(one(greedy), other(greedy))
+
+
+def rows_of(*legal: list[int], num_rows: int) -> torch.Tensor:
+    """[B, A] with each set of legal actions so many times."""
+    mask = torch.zeros(len(legal), A, dtype=torch.bool)
+    for row, actions in enumerate(legal):
+        mask[row, actions] = True
+    return mask.repeat_interleave(num_rows, 0)
+
+
+def test_random_actions_are_uniform_over_the_legal_ones():
+    mask = rows_of([1, 4, 6], [0], [0, 1, 2, 3, 4, 5, 6], num_rows=21_000)
+    actions = explore()(torch.zeros(len(mask), dtype=torch.int64), mask).view(3, -1)
+    counts = torch.stack([row.bincount(minlength=A) for row in actions])
+    assert counts[0, [1, 4, 6]].sub(7_000).abs().max() < 350  # standard deviation 68
+    assert counts[0, [0, 2, 3, 5]].sum() == 0
+    assert counts[1].tolist() == [21_000, 0, 0, 0, 0, 0, 0]
+    assert counts[2].sub(3_000).abs().max() < 260  # standard deviation 51
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_branches_explore_together_each_among_its_own_actions(masked):
+    sizes = torch.tensor([2, 5, 1])
+    legal = torch.arange(5) < sizes.unsqueeze(1)
+    rule = EpsilonGreedy(5, lambda step: 0.5, 4, torch.Generator().manual_seed(0), legal=legal)
+    greedy = torch.full((60_000, 3), 9)  # no random action is this one
+    mask = legal.repeat(60_000, 1, 1)
+    mask[:, 1, 3] = False
+    actions = rule(greedy, mask if masked else None)
+    explored = actions != 9
+    assert (explored.all(1) | ~explored.any(1)).all()  # one coin for all
+    assert explored[:, 0].float().mean().item() == pytest.approx(0.5, abs=0.01)  # standard deviation 0.002
+    for branch, choices in enumerate(([0, 1], [0, 1, 2, 4] if masked else [0, 1, 2, 3, 4], [0])):
+        found = actions[explored[:, 0], branch].bincount(minlength=5)
+        assert found.nonzero().flatten().tolist() == choices
+        share = found[choices] / found.sum()
+        torch.testing.assert_close(share, torch.full_like(share, 1 / len(choices)), rtol=0, atol=0.015)
+    # The branches' draws are not each other's.
+    both = actions[explored[:, 0]][:, :2]
+    assert len(both.unique(dim=0)) == 2 * (4 if masked else 5)
+
+
+def test_what_was_drawn_for_free_actions_is_not_used_for_masked_ones():
+    rule = explore()
+    rule(torch.zeros(B, dtype=torch.int64))
+    mask = rows_of([3], num_rows=B)
+    for _ in range(3):
+        assert (rule(torch.zeros(B, dtype=torch.int64), mask) == 3).all()

@@ -212,7 +212,7 @@ def test_killed_run_resumes_to_identical_files(processes, references, tmp_path, 
 def test_reference_is_worth_comparing_with(references, name, cell):
     rows = [json.loads(line) for line in (references[name] / "metrics.jsonl").read_text().splitlines()]
     assert sum("train/loss" in row for row in rows) >= 3
-    assert sum("episode/return" in row for row in rows) >= 2
+    assert sum("episode/return" in row for row in rows) >= 1
     assert len((references[name] / "evaluations.jsonl").read_text().splitlines()) >= 3
     final = checkpoints(references[name])[-1]
     learner = json.loads((final / "meta.json").read_text())["tree"]["learner"]
