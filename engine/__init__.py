@@ -9,12 +9,12 @@ from .gradients import Metrics
 from .optimizers import AdagradConfig, AdamConfig, AdamWConfig, OptimizerConfig, RMSpropConfig, SGDConfig
 from .priorities import Priorities, PriorityError, PrioritySettings, sequence_priority
 from .recorded import Recorded
-from .replay import ReplayBuffer, Sample
+from .replay import ReplayBuffer
 from .rollout import Rollout
 from .stateful import StateDict, Stateful, expect_keys, load_weights
 from .storage import Storage
 from .stream import draws
-from .window import Window
+from .window import Sample, Window
 
 __all__ = [
     "Actor",

@@ -49,6 +49,7 @@ class Agent(Stateful, Protocol):
 
     def check_room(self) -> None:
         """ValueError if learning takes more memory than there is; nothing of it is needed to act."""
+        return None
 
     def player(self, *, deterministic: bool = True) -> "Player":
         """A player of episodes, with the recurrent state that a network with a memory needs."""

@@ -83,7 +83,6 @@ def stacked(env: gymnasium.Env[Any, Any]) -> FrameStack:
 
 CONV = "agent.encoder={kind: conv, channels: first, layers: [{channels: 4, kernel: 3}], hidden: 8}"
 CELL = "inner: {kind: mlp, hidden: [8]}"
-R2D2 = ["agent.n_step=3", "agent.prioritised={}", "agent.value_rescaling=true", "agent.head.dueling=true"]
 MLP = "agent.encoder.hidden=[8]"
 PQN = ["agent.rollout_rows=8", "agent.minibatches=2"]
 REPLAYS = {
@@ -96,15 +95,6 @@ REPLAYS = {
         ("masks", [MLP, "agent.prioritised={}", "agent.n_step=2"], {"wrapper": Masked}),
         ("branches", [MLP, "agent.head.dueling=true", "agent.n_step=2"], {"wrapper": Branches}),
     ]
-}
-VALUES: dict[str, tuple[list[str], dict[str, Any]]] = {
-    f"value-{kind}": (["dqn/cartpole", *DQN, MLP, f"agent.value.kind={kind}", "agent.munchausen={}", *fields], {})
-    for kind, fields in {
-        "scalar": [],
-        "categorical": ["agent.value.num_atoms=7", "agent.prioritised={}"],
-        "quantile": ["agent.value.num_quantiles=5"],
-        "implicit": ["agent.value.num_fractions=4", "agent.value.num_acting_fractions=5"],
-    }.items()
 }
 
 CELLS: dict[str, tuple[list[str], dict[str, Any]]] = {
@@ -120,9 +110,8 @@ CELLS: dict[str, tuple[list[str], dict[str, Any]]] = {
     "dqn-munchausen-quantiles": (["dqn/cartpole", *DQN, *RAINBOW, "agent.value.kind=quantile", SOFT], {}),
     "dqn-munchausen-implicit": (["dqn/cartpole", *DQN, "agent.value.kind=implicit", SOFT], {}),
     "dqn-r2d2": (["dqn/cartpole-memory", *DQN, *LSTM_FIELDS, *SEQUENCES, *R2D2], {}),
-    "dqn-noisy": (["dqn/cartpole", *DQN, MLP, "agent.head={dueling: true, hidden: 8, noise: 0.5}"], {}),
+    "dqn-munchausen": (["dqn/cartpole", *DQN, MLP, SOFT], {}),
     "dqn-soft-target": (["dqn/cartpole", *DQN, MLP, "agent.target_rate=0.05", "agent.double=true"], {}),
-    "dqn-r2d2": (["dqn/cartpole-memory", *DQN, *LSTM_FIELDS, *SEQUENCES, *R2D2], {}),
     "dqn-r2d2-pinned": (
         ["dqn/cartpole-memory", *DQN, *LSTM_FIELDS, *SEQUENCES, *R2D2, "agent.replay_storage=pinned"],
         {},
@@ -139,7 +128,6 @@ CELLS: dict[str, tuple[list[str], dict[str, Any]]] = {
     "pqn-masks": (["pqn/cartpole", *PQN, MLP], {"wrapper": Masked}),
     "pqn-branches": (["pqn/cartpole", *PQN, MLP, "agent.dueling=true"], {"wrapper": Branches}),
     **REPLAYS,
-    **VALUES,
     "reinforce-mlp": (["reinforce/cartpole"], {}),
     "reinforce-lstm": (["reinforce/cartpole-memory"], {}),
     "reinforce-norm-dropout": (["reinforce/cartpole", *NORM_AND_DROPOUT], {}),

@@ -23,6 +23,35 @@ def test_preset_reaches_its_return(preset: str, threshold: float, seed: int, tmp
     assert evaluation.mean >= threshold
 
 
+@pytest.mark.parametrize("seed", [20, 21])
+def test_pqn_balances_the_pole(seed: int, tmp_path: Path) -> None:
+    gw.train("pqn/cartpole", seed=seed, run_dir=tmp_path / "run", quiet=True)
+    # Seeds 1000 to 1003, on which it was tuned, all end at 500, the most there is.
+    assert gw.evaluate(tmp_path / "run", episodes=100).mean >= 475
+
+
+@pytest.mark.parametrize("seed", [20, 21])
+def test_a_memory_recalls_what_was_shown_20_rows_before(seed: int, tmp_path: Path) -> None:
+    gw.train("dqn/recall", seed=seed, run_dir=tmp_path / "run", quiet=True)
+    # 1.0 from 50k steps on with the seeds of its tuning; 0.25 is chance.
+    assert gw.evaluate(tmp_path / "run", episodes=100).mean >= 0.99
+
+
+def test_without_a_memory_recall_is_chance(tmp_path: Path) -> None:
+    memoryless = ["agent.encoder.kind=mlp", "agent.sequence_length=1", "steps=50_000"]
+    gw.train("dqn/recall", *memoryless, seed=20, run_dir=tmp_path / "run", quiet=True)
+    # One of four symbols: of 400 episodes a mean of 0.35 is more than four standard deviations above 0.25.
+    assert gw.evaluate(tmp_path / "run", episodes=400).mean < 0.35
+
+
+@pytest.mark.parametrize("seed", [20, 21])
+def test_breakout_on_minatar_is_played(seed: int, tmp_path: Path) -> None:
+    pytest.importorskip("minatar")
+    gw.train("dqn/minatar-breakout", seed=seed, run_dir=tmp_path / "run", quiet=True)
+    # The goal of 500k steps; a published DQN has about 10 at 5M (Young & Tian 2019), and seeds tuned on 10 to 12.
+    assert gw.evaluate(tmp_path / "run", episodes=100).mean >= 10
+
+
 @pytest.mark.parametrize("seed", [20, 21, 22])
 @pytest.mark.parametrize(
     ("preset", "threshold"),
