@@ -343,8 +343,8 @@ def test_a_memory_learns_the_values_that_only_it_can_know(name):
     fields = {"encoder": LSTMConfig(hidden_size=16, inner=MLPConfig(hidden=(16,)))} | MEMORIES[name]
     agent = train(env, 100, cued_config(sequence_length=8, burn_in=2, **fields))
     expected = env.values(steps(fields.get("n_step", 1)))
-    # The largest error was at most 0.0002 on 2 seeds. Of two steps 0.066 to 0.099 on 3, for the choice is then random on
-    # the way there, and of 500 times -1 or 1 the mean is not quite 0; it would be 0.9 by the best choice.
+    # The largest error was at most 0.0002 on 2 seeds. Of two steps 0.066 to 0.099 on 3, for the choice is then random
+    # on the way there, and of 500 times -1 or 1 the mean is not quite 0; it would be 0.9 by the best choice.
     largest = 0.2 if "n_step" in fields else 0.03
     torch.testing.assert_close(values_along(agent, env), expected, rtol=0, atol=largest)
 

@@ -614,7 +614,8 @@ class TestMemory:
         kept = ReplayBuffer(
             9, 1, spec(LONE), torch.Generator(), storage="mapped", directory=tmp_path / "none" / "at all"
         )
-        with pytest.raises(ValueError, match=r"^replay: no file of [0-9.]+ MB can be mapped in .*none/at all: ") as caught:
+        line = r"^replay: no file of [0-9.]+ MB can be mapped in .*none/at all: "
+        with pytest.raises(ValueError, match=line) as caught:
             kept.state_dict()
         assert "\n" not in str(caught.value)
 
