@@ -103,11 +103,15 @@ class ActionValues(Config):
         """The head's output [..., A(, K)] as distributions [..., A, K]."""
         raise NotImplementedError
 
-    def error(self, prediction: Tensor, target: Return, fractions: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+    def projected(self, target: Return) -> Tensor:
+        """What a prediction is compared with: [..., K'], the atoms if there is nothing else to it."""
+        return target.atoms
+
+    def error(self, prediction: Tensor, target: Tensor, fractions: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         """What is to be minimised, and how surprising the target was: both [...], the latter without a gradient.
 
-        prediction: the head's output for the action taken, [...(, K)]; target: [..., K']; fractions: that the head
-        was asked for, [..., K].
+        prediction: the head's output for the action taken, [...(, K)]; target: as projected, [..., K']; fractions: that
+        the head was asked for, [..., K].
         """
         raise NotImplementedError
 
@@ -129,8 +133,8 @@ class ScalarConfig(ActionValues):
     def returns(self, output: Tensor) -> Return:
         return Return(output.unsqueeze(-1))
 
-    def error(self, prediction: Tensor, target: Return, fractions: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-        td_error = target.atoms.squeeze(-1) - prediction
+    def error(self, prediction: Tensor, target: Tensor, fractions: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        td_error = target.squeeze(-1) - prediction
         return (huber if self.loss == "huber" else squared)(td_error), td_error.detach().abs()
 
 
@@ -162,10 +166,12 @@ class CategoricalConfig(ActionValues):
     def returns(self, output: Tensor) -> Return:
         return Return(self._support(output).expand_as(output), output.softmax(-1))
 
-    def error(self, prediction: Tensor, target: Return, fractions: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+    def projected(self, target: Return) -> Tensor:
         assert target.probability is not None
-        projected = categorical_projection(target.atoms, target.probability, self._support(prediction))
-        error = categorical_cross_entropy(prediction, projected)
+        return categorical_projection(target.atoms, target.probability, self._support(target.atoms))
+
+    def error(self, prediction: Tensor, target: Tensor, fractions: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        error = categorical_cross_entropy(prediction, target)
         return error, error.detach()  # what Rainbow prioritises by (Hessel et al. 2018)
 
     def _support(self, like: Tensor) -> Tensor:
@@ -193,7 +199,7 @@ class QuantileConfig(ActionValues):
     def returns(self, output: Tensor) -> Return:
         return Return(output)
 
-    def error(self, prediction: Tensor, target: Return, fractions: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+    def error(self, prediction: Tensor, target: Tensor, fractions: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         return _quantile_error(prediction, target, midpoints(self.num_quantiles, prediction.device), self.kappa)
 
 
@@ -226,7 +232,7 @@ class ImplicitConfig(ActionValues):
     def returns(self, output: Tensor) -> Return:
         return Return(output)
 
-    def error(self, prediction: Tensor, target: Return, fractions: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+    def error(self, prediction: Tensor, target: Tensor, fractions: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         return _quantile_error(prediction, target, fractions[0], self.kappa)
 
 
@@ -242,6 +248,13 @@ def taken(output: Tensor, action: Tensor) -> Tensor:
     return output.gather(action.ndim, index).squeeze(action.ndim)
 
 
-def _quantile_error(prediction: Tensor, target: Return, fractions: Tensor, kappa: float) -> tuple[Tensor, Tensor]:
-    error = quantile_huber(prediction, fractions, target.atoms, kappa)
-    return error, (target.atoms.mean(-1) - prediction.detach().mean(-1)).abs()
+def among(q: Tensor, *legal: Tensor) -> Tensor:
+    """Action values [..., A], -inf for an action that some mask does not call legal."""
+    for mask in legal:
+        q = q.masked_fill(~mask, -torch.inf)
+    return q
+
+
+def _quantile_error(prediction: Tensor, target: Tensor, fractions: Tensor, kappa: float) -> tuple[Tensor, Tensor]:
+    error = quantile_huber(prediction, fractions, target, kappa)
+    return error, (target.mean(-1) - prediction.detach().mean(-1)).abs()

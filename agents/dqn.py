@@ -63,9 +63,9 @@ from ..networks import (
 from ..spaces import Observation
 from ..training.schedules import Constant, Linear, Probability, Rate, crossed
 from ..training.seeding import Seeds
-from .action_values import HeadConfig, Return, ScalarConfig, ValueConfig, taken
+from .action_values import HeadConfig, Return, ScalarConfig, ValueConfig, among, taken
 from .auxiliary import AuxiliaryConfig
-from .sequences import Optional, features_of, in_columns, inputs_in_columns, optional, successors, to_branches
+from .sequences import Maybe, features_of, in_columns, inputs_in_columns, maybe, successors, to_branches
 
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -131,6 +131,11 @@ class DQNConfig(Config):
                 f"agent.replay_capacity={self.replay_capacity} must hold at least "
                 f"agent.batch_size={self.batch_size} and agent.learning_starts={self.learning_starts} transitions"
             )
+        if self.replay_directory is not None and self.replay_storage != "mapped":
+            raise ValueError(
+                f"agent.replay_directory={self.replay_directory}: agent.replay_storage={self.replay_storage} makes no "
+                "file; use mapped, or null"
+            )
         return self
 
     @property
@@ -186,10 +191,10 @@ class Batch(NamedTuple):
     reward: Tensor  # [learnt, N] of n_step rows, and Munchausen's part
     discount: Tensor  # [learnt, N] of the successor
     weight: Tensor  # [learnt, N] in the loss
-    successor: Optional  # [learnt, N] its row, counted from the first that is learnt; none: it is the next
+    successor: Maybe  # [learnt, N] its row, counted from the first that is learnt; none: it is the next
     following: Tensor  # [learnt, N, A(, K)] what the target network says of the successor
-    legal: Optional  # [learnt, N, A] actions of the successor
-    fractions: Optional  # [rows - burn_in, N, K] of the quantiles that the head is asked for
+    legal: Maybe  # [learnt, N, A] actions of the successor
+    fractions: Maybe  # [rows - burn_in, N, K] of the quantiles that the head is asked for
     told: tuple[Tensor, ...]  # each [learnt, N, ...], what the auxiliary heads should tell
 
 
@@ -203,10 +208,10 @@ class DQN(Agent):
         config: DQNConfig,
         spec: EnvSpec,
         generator: torch.Generator,
-        noise: torch.Generator,
+        draws: torch.Generator,
         dropout: torch.Generator | None = None,
     ) -> None:
-        """generator: of actions; noise: of noisy layers and quantile fractions.
+        """generator: of actions; draws: of noisy layers and quantile fractions.
 
         dropout: of what the network draws while it learns, None for torch's own stream.
         """
@@ -217,7 +222,7 @@ class DQN(Agent):
             each.eval()  # and in train mode only while it learns, see networks.mode
         self.rollout_rows = config.rollout_rows
         self.step = 0  # environment steps learnt from
-        self._generator, self._noise = generator, noise
+        self._generator, self._draws = generator, draws
         self._noisy, self._noisy_target = noisy_layers(network), noisy_layers(self.target)
         # Where branches have unequal numbers of actions, some that the values have room for are never legal.
         self._padding = None if spec.padding is None else spec.padding.to(generator.device)
@@ -230,8 +235,13 @@ class DQN(Agent):
         self._update = GradientStep(self._loss, network, optimizer, config.max_gradient_norm, dropout)
 
     def notes(self) -> list[str]:
-        replay = self.replay
-        return [f"replay {replay.nbytes / 1e6:,.1f} MB for {replay.num_rows * replay.num_envs:,} transitions"]
+        replay, epsilon = self.replay, self.config.epsilon.at(0)
+        found = [f"replay {replay.nbytes / 1e6:,.1f} MB for {replay.num_rows * replay.num_envs:,} transitions"]
+        if self._noisy and epsilon:
+            found.append(
+                f"explores by noise and by agent.epsilon, at first {epsilon:g}: with agent.epsilon=0 by noise alone"
+            )
+        return found
 
     def check_room(self) -> None:
         self.replay.check_room()
@@ -246,9 +256,9 @@ class DQN(Agent):
         explore: bool,
         action_mask: Tensor | None = None,
     ) -> Step:
-        inputs = (observation, state, is_first, optional(action_mask))
+        inputs = (observation, state, is_first, maybe(action_mask))
         if explore and self._noisy:
-            resample(self._noisy, self._noise)
+            resample(self._noisy, self._draws)
             with noise(self._noisy, on=True):
                 action, *after = self._noisily_greedy(*inputs)
         else:
@@ -266,8 +276,8 @@ class DQN(Agent):
         if config.target_rate == 1.0 and crossed(config.target_period, before, self.step):
             follow(self.target, self.network, 1.0)
         # While target, noise and priorities stand still, one draw and one pass of the target serve every update.
-        they_stand = config.target_rate == 1.0 and not self._noisy and config.prioritised is None
-        counts = [config.updates] if they_stand else [1] * config.updates
+        one_draw_serves = config.target_rate == 1.0 and not self._noisy and config.prioritised is None
+        counts = [config.updates] if one_draw_serves else [1] * config.updates
         with mode(self.network, training=True), noise([*self._noisy, *self._noisy_target], on=True):
             history = [self._learn(count) for count in counts]
         # The first may have measured the layers too, see examine.
@@ -301,12 +311,12 @@ class DQN(Agent):
         action, reward = rollout.action[learnt], sample.reward[learnt]
         rows, valid = len(reward), rollout.valid[learnt].view(-1, count, size)
         mean = valid / valid.sum((0, 2), keepdim=True).clamp(min=1)  # of each batch
-        masks = tuple(mask[config.burn_in :] for mask in optional(rollout.action_mask))
-        successor = tuple(row[learnt] - config.burn_in for row in optional(sample.successor))
+        masks = tuple(mask[config.burn_in :] for mask in maybe(rollout.action_mask))
+        successor = tuple(row[learnt] - config.burn_in for row in maybe(sample.successor))
 
         # Of the first row itself the target network is asked for Munchausen's part only.
         skipped = 0 if config.munchausen or successor else 1
-        resample(self._noisy_target, self._noise)
+        resample(self._noisy_target, self._draws)
         output = self._of_target(rollout, config.burn_in + skipped)
         if config.munchausen is not None:
             reward = reward + self._bonus(config.munchausen, output[:rows], tuple(m[:rows] for m in masks), action)
@@ -321,21 +331,22 @@ class DQN(Agent):
             successor,
             successors(output, successor, rows),
             tuple(successors(mask, successor, rows) for mask in masks),
-            config.value.draw(num_online, count * size, target=False, generator=self._noise),
+            config.value.draw(num_online, count * size, target=False, generator=self._draws),
             tuple(target[learnt] for target in config.auxiliary.targets(rollout)),
         )
         for batch in zip(
             *inputs_in_columns(rollout, size, end), *(in_columns(part, size, count) for part in parts), strict=True
         ):
-            resample(self._noisy, self._noise)  # for each batch anew
+            resample(self._noisy, self._draws)  # for each batch anew
             yield Batch(*batch)
 
     def _of_target(self, rollout: Rollout, start: int) -> Tensor:
         """What the target network says of the rows from `start` on, [rows, N, A(, K)]."""
         rows, size = rollout.num_rows + 1 - start, rollout.batch_size
-        asked = self.config.value.draw(rows, size, target=True, generator=self._noise)
-        # A CPU takes half the time for columns few enough that their activations fit into its cache.
-        part = max(_CACHED_ROWS // rollout.num_rows, 1) if rollout.reward.is_cpu else size
+        asked = self.config.value.draw(rows, size, target=True, generator=self._draws)
+        # A CPU takes half the time for columns few enough that their activations fit into its cache. Elsewhere it is
+        # memory that counts: four batches without gradients take about what an update does.
+        part = max(_CACHED_ROWS // rollout.num_rows, 1) if rollout.reward.is_cpu else 4 * self.config.batch_size
         inputs = zip(*inputs_in_columns(rollout, part, None), in_columns(asked, part, -(-size // part)), strict=True)
         features = (
             (features_of(self.target, observation, is_first, state, start), at)
@@ -343,7 +354,7 @@ class DQN(Agent):
         )
         return torch.cat([self.target.head(each, *at) for each, at in features], 1)
 
-    def _bonus(self, config: MunchausenConfig, output: Tensor, legal: Optional, action: Tensor) -> Tensor:
+    def _bonus(self, config: MunchausenConfig, output: Tensor, legal: Maybe, action: Tensor) -> Tensor:
         """Munchausen's part of the reward, [rows, N]; of branches the mean."""
         log_pi = taken(log_policy(self._values(output, legal), config.temperature), action)
         bonus = munchausen_bonus(log_pi, config.temperature, config.scale, config.floor)
@@ -353,13 +364,11 @@ class DQN(Agent):
         value, rows = self.config.value, len(batch.reward)
         features = features_of(network, batch.observation, batch.is_first, batch.state, self.config.burn_in)
         output = network.head(features, *batch.fractions)
-        target = self._target(batch, output.detach())
+        target = value.projected(self._target(batch, output.detach()))
         fractions = tuple(asked[:rows] for asked in batch.fractions)
         if self.spec.branches is not None:  # each learns the same target
-            shape = batch.action.shape
-            atoms, probability = target
-            target = Return(to_branches(atoms, shape), None if probability is None else to_branches(probability, shape))
-            fractions = tuple(to_branches(asked, shape) for asked in fractions)
+            target = to_branches(target, batch.action.shape)
+            fractions = tuple(to_branches(asked, batch.action.shape) for asked in fractions)
         error, surprise = value.error(taken(output[:rows], batch.action), target, fractions)
         if self.spec.branches is not None:
             error, surprise = error.mean(-1), surprise.mean(-1)
@@ -372,7 +381,9 @@ class DQN(Agent):
 
     def _target(self, batch: Batch, online: Tensor) -> Return:
         """What the return is learnt to be, [learnt, N, K]; online: what the online network says of all rows."""
-        config, following = self.config, self.config.value.returns(batch.following)
+        config, (atoms, probability) = self.config, self.config.value.returns(batch.following)
+        # First of all, so that the entropy is in the reward's units, as Munchausen's term is.
+        following = Return(signed_parabolic(atoms) if config.value_rescaling else atoms, probability)
         # Double: the successor's action is the online network's choice (van Hasselt et al. 2016, eq. 4).
         chooser = successors(online, batch.successor, len(batch.reward)) if config.double else batch.following
         q = self._values(chooser, batch.legal)
@@ -382,19 +393,15 @@ class DQN(Agent):
             following = following.under(log_policy(q, config.munchausen.temperature), config.munchausen.temperature)
         if self.spec.branches is not None:
             following = following.of_branches()
-        atoms = signed_parabolic(following.atoms) if config.value_rescaling else following.atoms
-        atoms = batch.reward.unsqueeze(-1) + batch.discount.unsqueeze(-1) * atoms
+        atoms = batch.reward.unsqueeze(-1) + batch.discount.unsqueeze(-1) * following.atoms
         return Return(signed_hyperbolic(atoms) if config.value_rescaling else atoms, following.probability)
 
-    def _values(self, output: Tensor, legal: Optional) -> Tensor:
+    def _values(self, output: Tensor, legal: Maybe) -> Tensor:
         """Action values [..., A] of the head's output, -inf for what is no legal action."""
-        q = self.config.value.mean(output)
-        for mask in (*optional(self._padding), *legal):
-            q = q.masked_fill(~mask, -torch.inf)
-        return q
+        return among(self.config.value.mean(output), *maybe(self._padding), *legal)
 
     def _best(
-        self, network: Network[Tensor], observation: Observation, state: State, is_first: Tensor, legal: Optional
+        self, network: Network[Tensor], observation: Observation, state: State, is_first: Tensor, legal: Maybe
     ) -> tuple[Tensor, ...]:
         """Action of the highest value [B], and the state after the observation."""
         output, state = network.step(observation, state, is_first)
@@ -407,7 +414,7 @@ class DQN(Agent):
             "optimizer": self._update.state_dict(),
             "replay": self.replay.state_dict(),
             "generator": self._generator.get_state(),
-            "noise": self._noise.get_state(),
+            "noise": self._draws.get_state(),
             "step": self.step,
         }
 
@@ -418,7 +425,7 @@ class DQN(Agent):
         self._update.load_state_dict(state["optimizer"])
         self.replay.load_state_dict(state["replay"])
         self._generator.set_state(state["generator"])
-        self._noise.set_state(state["noise"])
+        self._draws.set_state(state["noise"])
         self.step = state["step"]
         self._explore.begin(self.step)
 

@@ -45,6 +45,8 @@ from ..networks import (
 from ..spaces import Observation, map_leaves
 from ..training.schedules import Constant, Linear, Probability, Rate
 from ..training.seeding import Seeds
+from .action_values import among, taken
+from .sequences import maybe
 
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -151,8 +153,8 @@ class PQN(Agent):
         explore: bool,
         action_mask: Tensor | None = None,
     ) -> Step:
-        mask = self._padding if action_mask is None else action_mask
-        action, *after = self._greedy(observation, state, is_first, *(() if mask is None else (mask,)))
+        legal = (*maybe(self._padding), *maybe(action_mask))
+        action, *after = self._greedy(observation, state, is_first, *legal)
         return Step(self._explore(action, action_mask) if explore else action, tuple(after))
 
     def learn(self, batch: Rollout) -> Metrics:
@@ -173,7 +175,7 @@ class PQN(Agent):
         # In the parts that an update takes, and so in no more memory.
         parts = (_inputs(batch, part, batch.num_rows + 1) for part in self._split(columns))
         q = torch.cat([self.network(*part)[0] for part in parts], 1)
-        value = _legal(q, self._padding if batch.action_mask is None else batch.action_mask).amax(-1)
+        value = among(q, *maybe(self._padding), *maybe(batch.action_mask)).amax(-1)
         # Of branches the mean, one target for all of them (Tavakoli et al. 2018, eq. 6).
         next_value = value.view(*value.shape[:2], -1).mean(-1)[1:]
         # Termination ends the return, truncation does not: its successor is the true final observation.
@@ -194,14 +196,13 @@ class PQN(Agent):
 
     def _loss(self, network: Network[Tensor], batch: Minibatch) -> tuple[Tensor, Metrics]:
         q, _ = network(batch.observation, batch.state, batch.is_first)
-        taken = q.gather(-1, batch.action.unsqueeze(-1)).squeeze(-1)
-        taken = taken.view(*batch.return_.shape, -1)  # a branch, or one column of the lone action
-        td_error = batch.return_.unsqueeze(-1) - taken
+        q_taken = taken(q, batch.action).view(*batch.return_.shape, -1)  # a branch, or one column of the lone action
+        td_error = batch.return_.unsqueeze(-1) - q_taken
         error = huber(td_error) if self.config.loss == "huber" else squared(td_error)
-        loss, q_taken, td_size = (
-            masked_mean(each.mean(-1), batch.valid) for each in (error, taken.detach(), td_error.detach().abs())
+        loss, q_mean, td_size = (
+            masked_mean(each.mean(-1), batch.valid) for each in (error, q_taken.detach(), td_error.detach().abs())
         )
-        return loss, {"q": q_taken, "td_error": td_size}
+        return loss, {"q": q_mean, "td_error": td_size}
 
     def state_dict(self) -> StateDict:
         return {
@@ -227,16 +228,11 @@ def _greedy(
     observation: Observation,
     state: State,
     is_first: Tensor,
-    action_mask: Tensor | None = None,
+    *legal: Tensor,
 ) -> tuple[Tensor, ...]:
     """Legal action of the highest value, and the state after the observation."""
     q, state = network.step(observation, state, is_first)
-    return (_legal(q, action_mask).argmax(-1), *state)
-
-
-def _legal(q: Tensor, action_mask: Tensor | None) -> Tensor:
-    """Action values, -inf where an action is illegal."""
-    return q if action_mask is None else q.masked_fill(~action_mask, -torch.inf)
+    return (among(q, *legal).argmax(-1), *state)
 
 
 def _inputs(batch: Rollout, columns: Tensor, rows: int) -> tuple[Observation, State, Tensor]:
@@ -249,10 +245,12 @@ def _inputs(batch: Rollout, columns: Tensor, rows: int) -> tuple[Observation, St
 def _check_parts(network: Network[Tensor], config: PQNConfig, spec: EnvSpec) -> None:
     """Raise ValueError for parts that do not go together."""
     check_causal(network)
-    expected, got = spec.value_shape("pqn"), network.probe(spec.observation_space).shape[2:]
-    if got != expected:
-        given, needed = (" x ".join(map(str, shape)) for shape in (got, expected))
-        raise ValueError(f"the network gives {given} values, but env.id={spec.id} has {needed} actions")
+    told, expected = network.probe(spec.observation_space), spec.value_shape("pqn")
+    if not isinstance(told, Tensor) or told.shape[2:] != expected:
+        shape = tuple(told.shape[2:]) or (1,) if isinstance(told, Tensor) else None
+        given = type(told).__name__ if shape is None else f"{' x '.join(map(str, shape))} values"
+        needed = " x ".join(map(str, expected))
+        raise ValueError(f"the network gives {given}, but env.id={spec.id} has {needed} actions")
     if config.rollout_rows == 1 and network.initial_state(1):
         raise ValueError("agent.rollout_rows=1: a recurrent encoder learns from sequences of at least 2 rows")
     if config.rollout_rows == 1 and has_batch_norm(network):

@@ -104,6 +104,10 @@ class Reinforce(Agent):
         check_causal(network)
         num_actions = spec.discrete("reinforce")
         output = network.probe(spec.observation_space)
+        if not isinstance(output, PolicyValue):
+            raise ValueError(
+                f"the network gives {type(output).__name__}, but agent.kind=reinforce needs a PolicyValueHead"
+            )
         num_choices = output.policy.log_probs.shape[-1]
         if num_choices != num_actions:
             raise ValueError(f"the network has {num_choices} actions, but env.id={spec.id} has {num_actions}")

@@ -13,10 +13,10 @@ from ..engine import Rollout
 from ..networks import Network, State
 from ..spaces import Observation, columns_of, rows_of
 
-Optional: TypeAlias = tuple[Tensor, ...]
+Maybe: TypeAlias = tuple[Tensor, ...]
 
 
-def optional(tensor: Tensor | None) -> Optional:
+def maybe(tensor: Tensor | None) -> Maybe:
     return () if tensor is None else (tensor,)
 
 
@@ -36,7 +36,7 @@ def features_of(
     return features
 
 
-def successors(rows: Tensor, successor: Optional, count: int) -> Tensor:
+def successors(rows: Tensor, successor: Maybe, count: int) -> Tensor:
     """The successors of the first `count` rows, [rows, N, ...] -> [count, N, ...]: the last ones if none are named."""
     if not successor:
         return rows[-count:]

@@ -102,6 +102,15 @@ def huber(error: Tensor) -> Tensor:
     return error**2 / 2 if error.abs() <= 1 else error.abs() - 0.5
 
 
+def h(x: float) -> float:
+    """Pohlen et al. 2018, proposition A.2, with epsilon = 1e-3."""
+    return np.sign(x) * (sqrt(abs(x) + 1) - 1) + 1e-3 * x
+
+
+def inverse(x: float) -> float:
+    return np.sign(x) * (((sqrt(1 + 4e-3 * (abs(x) + 1 + 1e-3)) - 1) / 2e-3) ** 2 - 1)
+
+
 def legal_actions(seed: int, *shape: int) -> Tensor:
     mask = torch.rand(*shape, generator=torch.Generator().manual_seed(seed)) < 0.5
     mask[..., 2] |= ~mask.any(-1)
@@ -113,13 +122,6 @@ def legal_actions(seed: int, *shape: int) -> Tensor:
 @pytest.mark.parametrize("rescaled", [False, True], ids=["plain", "rescaled"])
 def test_n_steps_of_legal_actions_with_values_on_another_scale(experience, double, masked, rescaled):
     """Mnih et al. 2015; van Hasselt et al. 2016, eq. 4; Pohlen et al. 2018, proposition A.2."""
-
-    def h(x: float) -> float:
-        return np.sign(x) * (sqrt(abs(x) + 1) - 1) + 1e-3 * x
-
-    def inverse(x: float) -> float:
-        return np.sign(x) * (((sqrt(1 + 4e-3 * (abs(x) + 1 + 1e-3)) - 1) / 2e-3) ** 2 - 1)
-
     n = 3
     stream = experience(T, B)
     stream = replace(stream, reward=5 * stream.reward, action_mask=legal_actions(1, T + 1, B, A) if masked else None)
@@ -253,11 +255,16 @@ def test_implicit_values(experience):
 
 
 @pytest.mark.parametrize("double", [False, True], ids=["single", "double"])
-def test_munchausen(experience, double):
-    """Vieillard et al. 2020, eq. 1; with `double` the next policy, and it alone, is the online network's."""
+@pytest.mark.parametrize("rescaled", [False, True], ids=["plain", "rescaled"])
+def test_munchausen(experience, double, rescaled):
+    """Vieillard et al. 2020, eq. 1; with `double` the next policy, and it alone, is the online network's.
+
+    Of values on another scale the bonus and the entropy are in units of the reward all the same.
+    """
     tau, alpha, least = 0.5, 0.7, -0.6
     stream = experience(T, B)
-    it = update(build(munchausen={"temperature": tau, "scale": alpha, "floor": least}, double=double), stream)
+    munchausen = {"temperature": tau, "scale": alpha, "floor": least}
+    it = update(build(munchausen=munchausen, double=double, value_rescaling=rescaled), stream)
     total, clipped = torch.zeros(()), set()
     for row, env in it.index:
         reward, discount, after = summed(stream, row, env, 1)
@@ -267,8 +274,10 @@ def test_munchausen(experience, double):
         clipped.add(bonus < least)
         q = it.target(there)[0][0, 0]
         pi = ((it.online(there)[0][0, 0] if double else q) / tau).softmax(-1)
-        soft = sum(pi[a].item() * (q[a].item() - tau * pi[a].log().item()) for a in range(A))
+        values = [inverse(value) for value in q.tolist()] if rescaled else q.tolist()
+        soft = sum(pi[a].item() * (values[a] - tau * pi[a].log().item()) for a in range(A))
         aim = reward + alpha * max(bonus, least) + discount * soft
+        aim = h(aim) if rescaled else aim
         total = total + huber(aim - it.online(here)[0][0, 0, action]) / N
     it.expect(total)
     assert clipped == {False, True}
@@ -388,7 +397,8 @@ class TestNoise:
 
 
 @pytest.mark.parametrize("dueling", [False, True], ids=["single-stream", "dueling"])
-def test_branches(experience, dueling):
+@pytest.mark.parametrize("rescaled", [False, True], ids=["plain", "rescaled"])
+def test_branches(experience, dueling, rescaled):
     """Tavakoli et al. 2018: one target for all, the mean over branches of their next values (eq. 6); eq. 1 of dueling.
 
     Deviation from eq. 7: Huber's loss for the square, as without branches.
@@ -397,7 +407,7 @@ def test_branches(experience, dueling):
     generator = torch.Generator().manual_seed(5)
     action = torch.stack([torch.randint(count, (T, B), generator=generator) for count in BRANCHES], -1)
     stream = replace(stream, action=action)
-    agent = build(spec=BRANCHED, head={"dueling": dueling})
+    agent = build(spec=BRANCHED, head={"dueling": dueling}, value_rescaling=rescaled)
     streams = (
         (lambda head: (head.value, head.advantage)) if dueling else (lambda head: (None, head.linear))
     )  # a value, advantages [2 * 3] of which the last is none
@@ -418,7 +428,8 @@ def test_branches(experience, dueling):
     for row, env in it.index:
         reward, discount, after = summed(stream, row, env, 1)
         own, other = q(it.online, after, env), q(it.target, after, env)
-        aim = reward + discount * sum(other[d][own[d].argmax()].item() for d in range(2)) / 2
+        values = [other[d][own[d].argmax()].item() for d in range(2)]
+        aim = h(reward + discount * sum(map(inverse, values)) / 2) if rescaled else reward + discount * sum(values) / 2
         here = q(it.online, row, env)
         total = total + sum(huber(aim - here[d][stream.action[row, env, d]]) for d in range(2)) / 2 / N
     it.expect(total)

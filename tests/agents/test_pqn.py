@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from graftwork.agents import PQN, PQNConfig
 from graftwork.engine import Collector, Rollout, recorded
 from graftwork.envs import EnvSpec, EnvStep, Episode
-from graftwork.networks import Encoder, LSTMConfig, MLPConfig, Network, QHead
+from graftwork.networks import CategoricalHead, Encoder, LSTMConfig, MLPConfig, Network, QHead, ValueHead
 from graftwork.training.schedules import Linear
 from graftwork.training.seeding import Seeds
 
@@ -467,3 +467,10 @@ def test_a_network_with_other_actions_is_refused():
         message = f"^the network gives 4 values, but env.id={spec.id} has {text} actions$"
         with pytest.raises(ValueError, match=message):
             config.build(network, spec, B, seeds, torch.device("cpu"))
+
+
+@pytest.mark.parametrize(("head", "given"), [(CategoricalHead(F, A), "Categorical"), (ValueHead(F), "1 values")])
+def test_a_network_that_tells_no_action_values_is_refused(head, given):
+    network = Network(Identity(), head)
+    with pytest.raises(ValueError, match=f"^the network gives {given}, but env.id=Test-v0 has 7 actions$"):
+        PQNConfig(**FIELDS).build(network, SPEC, B, Seeds(0), torch.device("cpu"))

@@ -16,6 +16,7 @@ from graftwork.networks import (
     MLPConfig,
     Network,
     PolicyValue,
+    QHead,
 )
 from graftwork.training.schedules import Linear
 from graftwork.training.seeding import Seeds
@@ -257,5 +258,9 @@ def test_the_network_must_have_a_value_exactly_if_it_is_the_baseline_and_as_many
         build(network=with_value, baseline="standardised")
     with pytest.raises(ValueError, match=r"^the network has 2 actions, but env\.id=Test-v0 has 6$"):
         build(network=with_value, spec=replace(SPEC, num_actions=6))
+    with pytest.raises(
+        ValueError, match=r"^the network gives Tensor, but agent\.kind=reinforce needs a PolicyValueHead$"
+    ):
+        build(network=Network(with_value.encoder, QHead(6, A)))
     with pytest.raises(ValueError, match=r"^agent\.kind=reinforce needs a Discrete action space"):
         build(spec=replace(SPEC, num_actions=None, action_space="Box(-1.0, 1.0, (2,), float32)"))
