@@ -41,6 +41,7 @@ from ..engine import (
 )
 from ..engine.agent import check_causal
 from ..engine.exploration import EpsilonGreedy
+from ..engine.storage import byte_text
 from ..envs import EnvSpec
 from ..losses import log_policy, munchausen_bonus, signed_hyperbolic, signed_parabolic
 from ..networks import (
@@ -236,7 +237,7 @@ class DQN(Agent):
 
     def notes(self) -> list[str]:
         replay, epsilon = self.replay, self.config.epsilon.at(0)
-        found = [f"replay {replay.nbytes / 1e6:,.1f} MB for {replay.num_rows * replay.num_envs:,} transitions"]
+        found = [f"replay {byte_text(replay.nbytes)} for {replay.num_rows * replay.num_envs:,} transitions"]
         if self._noisy and epsilon:
             found.append(
                 f"explores by noise and by agent.epsilon, at first {epsilon:g}: with agent.epsilon=0 by noise alone"

@@ -66,7 +66,7 @@ class PQNConfig(Config):
     loss: Literal["huber", "squared"] = "squared"
     dueling: bool = False  # a state value and what each action has over the mean (Wang et al. 2016)
     epsilon: Probability = Linear(start=1.0, end=0.05, steps=50_000)  # chance of a random action, by environment step
-    rollout_rows: Positive = 32  # rows (steps of each environment) between calls to learn
+    rollout_rows: Annotated[int, Field(gt=0, le=65_536)] = 32  # rows (steps of each environment) between calls to learn
     epochs: Positive = 4  # passes over a rollout
     minibatches: Positive = 4  # updates a pass, each from its share of the environments; at most as many as these
 

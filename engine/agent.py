@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..envs.contract import EnvSpec
 from ..networks import Network, State
-from ..spaces import Observation, first_leaf, to_tensors
+from ..spaces import Observation, first_leaf, one_line, to_tensors
 from .collector import Step
 from .gradients import Metrics
 from .rollout import Rollout
@@ -60,7 +60,8 @@ class Agent(Stateful, Protocol):
     ) -> npt.NDArray[Any]:
         """Action for one observation [*obs], or for each of a batch [B, *obs] -> [B]; greedy unless told otherwise.
 
-        action_mask: the legal actions [A], or [B, A]; of branches the legal actions of each, one after another.
+        action_mask: the legal actions [A], or [B, A]; of branches the legal actions of each, one after another, or for
+        one observation as many arrays.
 
         Observations are as the environment gives them: arrays, numbers, texts, dicts, tuples. A batch of dicts is a
         dict of batches, by the space's own keys or by leaf name (see spaces.leaves).
@@ -108,7 +109,16 @@ class Player:
 
 def _mask(spec: EnvSpec, given: npt.ArrayLike, size: int) -> Tensor:
     """Of so many observations; ValueError for another shape, or where no action is legal."""
-    legal = np.asarray(given, np.bool_)
+    parts: Any = given
+    if spec.branches is not None and np.iterable(parts) and tuple(map(np.size, parts)) == spec.branches:
+        parts = np.hstack([*parts])  # as an environment may give it, branch by branch
+    try:
+        legal = np.asarray(parts)
+    except ValueError as error:
+        raise ValueError(f"action mask is no array of numbers: {one_line(error)}") from error
+    if legal.dtype != np.bool_ and not np.isin(legal, (0, 1)).all():
+        raise ValueError(f"action mask holds {one_line(legal[~np.isin(legal, (0, 1))][0])}; allowed: 0 and 1")
+    legal = legal.astype(np.bool_)
     mask = spec.action_mask(np.expand_dims(legal, 0) if legal.ndim == 1 else legal)
     if len(mask) != size:
         raise ValueError(f"action mask has {len(mask)} rows, but there are {size} observations")

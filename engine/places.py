@@ -5,7 +5,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from .ring import Ring
+from .ring import Ring, native
 from .slots import Slots
 from .storage import Memory
 
@@ -75,7 +75,7 @@ class Transitions:
         if self._slots is not None:
             return self._slots.draw(batch_size, self._oldest(self.total) * self._num_envs, beta, generator)
         draw = _draw(len(self), batch_size, generator)
-        return self._flat[self._begin : self._end].index_select(0, draw), None
+        return self._there.take(native(draw) + self._begin), None
 
     def update(self, places: Tensor, priority: Tensor) -> None:
         _expect(self._slots).update(places, priority, self._oldest(self.total) * self._num_envs)
@@ -96,7 +96,7 @@ class Transitions:
             self._append(valid.nonzero().squeeze(1) + oldest * self._num_envs)
 
     def _append(self, new: Tensor) -> None:
-        flat = self._flat
+        flat = self._there.flat
         if self._end + len(new) > len(flat):
             # More than half of it has gone, so nothing is written over before it is read.
             flat[: len(self)] = flat[self._begin : self._end]
@@ -111,9 +111,9 @@ class Transitions:
         return max(total - self._num_rows, 0)
 
     @property
-    def _flat(self) -> Tensor:
+    def _there(self) -> Ring:
         assert self._numbers is not None
-        return self._numbers.flat
+        return self._numbers
 
 
 class Sequences:

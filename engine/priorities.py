@@ -2,15 +2,12 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any, TypeAlias
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from .arrays import Array, NumPyOps, TorchOps
 from .stateful import StateDict, expect_keys
-
-Array: TypeAlias = Any  # of NumPy on the CPU, otherwise a tensor
 
 
 class PriorityError(ValueError):
@@ -43,14 +40,16 @@ class Priorities:
         self.size, self._settings, self._device = size, settings, torch.device(device)
         self._limit, self._highest = _TOTAL // size, round(1 / _UNIT)
         # A tree of two levels: the root is summed up at each draw, in one pass that costs less than to search a third.
-        num_blocks = -(-size // _WIDTH)
-        self._units = torch.zeros(num_blocks * _WIDTH, dtype=torch.int64, device=device)
+        self._shift = 4 if size < _FEW else 5
+        width = 1 << self._shift  # slots in a block
+        num_blocks = -(-size // width)
+        self._units = torch.zeros(num_blocks * width, dtype=torch.int64, device=device)
         # A zero, then the sum of each block: their running sum begins with what lies before the first.
         sums = torch.zeros(num_blocks + 1, dtype=torch.int64, device=device)
         self.nbytes = self._units.nbytes + sums.nbytes
-        self._ops = ops = _NumPy() if self._device.type == "cpu" else _Torch()
+        self._ops = ops = NumPyOps() if self._device.type == "cpu" else TorchOps()
         self._slots, self._padded_sums = ops.array(self._units), ops.array(sums)
-        self._blocks, self._sums = self._slots.reshape(-1, _WIDTH), self._padded_sums[1:]
+        self._blocks, self._sums = self._slots.reshape(-1, width), self._padded_sums[1:]
 
     def enter(self, slots: Tensor | slice) -> None:
         """Give slots the highest priority that any had so far, at first 1 (Schaul et al. 2016, algorithm 1, line 6)."""
@@ -71,7 +70,7 @@ class Priorities:
             return
         ops, exponent, floor = self._ops, self._settings.exponent, self._settings.floor
         number, value = ops.array(numbers), ops.array(priority.detach().float())
-        lowest, highest = float(value.min()), float(value.max())
+        lowest, highest = float(ops.least(value)), float(ops.most(value))
         if not (lowest >= 0 and highest < math.inf):
             wrong = highest if lowest >= 0 else lowest
             raise PriorityError(
@@ -83,13 +82,13 @@ class Priorities:
             raise PriorityError(
                 f"replay: a priority is {highest:g}, {self.size} slots can hold at most {largest:g}; scale the rewards"
             )
-        if int(number.min()) < first:
+        if int(ops.least(number)) < first:
             there = number >= first
             number, value = number[there], value[there]
         index = number % self.size
         self._highest = max(self._highest, most)
         ops.put_highest(self._slots, index, ops.whole(ops.ceil((value + floor) ** exponent / _UNIT)))
-        self._sum(index >> _SHIFT)
+        self._sum(index >> self._shift)
 
     def sample(
         self, batch_size: int, generator: torch.Generator, beta: float = 1.0, first: int = 0
@@ -115,9 +114,10 @@ class Priorities:
         slot = parts[0] if len(parts) == 1 else ops.concatenate(parts)
         units = self._slots.take(slot)
         # Schaul et al. 2016, section 3.4: (count * probability) ** -beta over its maximum, in which the count cancels.
-        weight = ops.single(units.min() / units) ** beta
-        offset = first % self.size
-        number = slot + (slot < offset) * self.size + (first - offset)
+        weight = ops.single(ops.least(units) / units) ** beta
+        number = slot - first
+        number %= self.size
+        number += first
         return ops.tensor(number), ops.tensor(weight)
 
     def state_dict(self) -> StateDict:
@@ -137,23 +137,30 @@ class Priorities:
         ops = self._ops
         block = ops.search(before[1:], target)
         # The blocks in a row: where one lies there, instead of among all.
-        inner, own = ops.rows(self._blocks, block).reshape(-1).cumsum(0), self._sums.take(block)
-        slot = ops.search(inner, target - before.take(block) + own.cumsum(0) - own)
-        return (slot & (_WIDTH - 1)) + (block << _SHIFT)
+        own = ops.rows(self._blocks, block)
+        inner = own.reshape(-1).cumsum(0)
+        target = target - before.take(block)
+        target += inner[:: own.shape[1]]
+        target -= own[:, 0]
+        slot = ops.search(inner, target)
+        slot &= own.shape[1] - 1
+        block <<= self._shift
+        slot += block
+        return slot
 
     def _fill(self, slots: Tensor | slice, units: Array) -> None:
         if isinstance(slots, slice):
             start, stop, _ = slots.indices(self.size)
             self._slots[start:stop] = units
-            blocks = slice(start >> _SHIFT, (stop - 1 >> _SHIFT) + 1)
+            blocks = slice(start >> self._shift, (stop - 1 >> self._shift) + 1)
             self._sums[blocks] = self._blocks[blocks].sum(1)
         else:
             index = self._ops.array(slots)
             self._slots[index] = units
-            self._sum(index >> _SHIFT)
+            self._sum(index >> self._shift)
 
     def _sum(self, block: Array) -> None:
-        self._sums[block] = self._ops.rows(self._blocks, block).sum(1)
+        self._sums[block] = self._ops.row_sums(self._ops.rows(self._blocks, block))
 
 
 def sequence_priority(error: Tensor, valid: Tensor, mix: float = 0.9) -> Tensor:
@@ -168,79 +175,4 @@ def sequence_priority(error: Tensor, valid: Tensor, mix: float = 0.9) -> Tensor:
 _UNIT = 2.0**-22  # with 1e6 slots: steps of 2.4e-7 up to 1e6, where float32 has steps of 1.2e-7 around 1
 _TOTAL = 2**62  # of all priorities, in units: an int64 with one bit to spare
 _BELOW_ONE = 1 - 2.0**-40  # so that no rounding reaches the end of all priorities
-_SHIFT = 5
-_WIDTH = 2**_SHIFT  # slots in a block: the fastest to draw from of 1e5 to 1e6 slots
-
-
-class _NumPy:
-    """What is not called the same in NumPy and torch. For such small arrays NumPy takes half as long."""
-
-    def array(self, tensor: Tensor) -> Array:
-        """The same memory."""
-        return tensor.numpy()
-
-    def tensor(self, array: Array) -> Tensor:
-        return torch.from_numpy(array)
-
-    def arange(self, size: int, device: torch.device) -> Array:
-        return np.arange(size)
-
-    def concatenate(self, parts: list[Array]) -> Array:
-        return np.concatenate(parts)
-
-    def whole(self, array: Array) -> Array:
-        return array.astype(np.int64)
-
-    def single(self, array: Array) -> Array:
-        return array.astype(np.float32)
-
-    def ceil(self, array: Array) -> Array:
-        return np.ceil(array)
-
-    def rows(self, table: Array, index: Array) -> Array:
-        return table.take(index, 0)
-
-    def search(self, ascending: Array, values: Array) -> Array:
-        """The first place whose number is higher."""
-        return ascending.searchsorted(values, "right")
-
-    def put_highest(self, array: Array, index: Array, values: Array) -> None:
-        """Assign, of two values for a place the higher."""
-        array[index] = 0
-        np.maximum.at(array, index, values)
-
-
-class _Torch:
-    """The same on other devices."""
-
-    def array(self, tensor: Tensor) -> Array:
-        return tensor
-
-    def tensor(self, array: Array) -> Tensor:
-        found: Tensor = array
-        return found
-
-    def arange(self, size: int, device: torch.device) -> Array:
-        return torch.arange(size, device=device)
-
-    def concatenate(self, parts: list[Array]) -> Array:
-        return torch.cat(parts)
-
-    def whole(self, array: Array) -> Array:
-        return array.long()
-
-    def single(self, array: Array) -> Array:
-        return array.float()
-
-    def ceil(self, array: Array) -> Array:
-        return array.ceil()
-
-    def rows(self, table: Array, index: Array) -> Array:
-        return table.index_select(0, index)
-
-    def search(self, ascending: Array, values: Array) -> Array:
-        return torch.searchsorted(ascending, values, right=True)
-
-    def put_highest(self, array: Array, index: Array, values: Array) -> None:
-        # A plain assignment would leave to chance, on a GPU, which of two stays.
-        array.scatter_reduce_(0, index, values, "amax", include_self=False)
+_FEW = 2**18  # slots, from which on blocks of 32 are faster to draw from than blocks of 16

@@ -7,10 +7,11 @@ from torch import Tensor
 
 from ..envs.contract import EnvSpec
 from ..networks.encoder import State
+from .arrays import Array
 from .history import Digests, History
 from .places import Places, Sequences, Transitions
 from .priorities import PrioritySettings
-from .ring import Ring, expect_rows, parts_of
+from .ring import Ring, expect_rows, native, parts_of
 from .rollout import Rollout
 from .rows import Rows
 from .slots import Slots
@@ -56,6 +57,11 @@ class ReplayBuffer:
                 f"agent.replay_capacity={capacity} keeps {self.num_rows} rows of each environment, but a sequence of "
                 f"{window.num_rows} rows and a rollout of {rollout_rows or 0} need {needed}"
             )
+        if window.n_step > self.num_rows:
+            raise ValueError(
+                f"agent.n_step={window.n_step} must be at most the {self.num_rows} rows of each environment that "
+                f"agent.replay_capacity={capacity} keeps"
+            )
         near, far = Memory("device", generator.device), Memory(storage, generator.device, directory)
         # One more for the newest row's observation, and the older frames of the oldest row's.
         self._rows = Rows(spec, num_envs, self.num_rows + spec.frame_stack, near, far)
@@ -73,7 +79,7 @@ class ReplayBuffer:
         self.nbytes = sum(ring.nbytes for ring in rings) + self._places.nbytes
         self._needs = [(near, self._places.nbytes), *((ring.memory, ring.nbytes) for ring in rings)]
         self._capacity = capacity
-        self._steps = torch.arange(window.num_rows + 1, device=generator.device).unsqueeze(1) * num_envs
+        self._steps = native(torch.arange(window.num_rows + 1, device=generator.device).unsqueeze(1) * num_envs)
         self._is_allocated = False
         self._digests: tuple[Digests, Digests] = {}, {}  # of rows and states, see History
 
@@ -117,7 +123,7 @@ class ReplayBuffer:
         size = self._rows.size
         if weight is None:
             weight = torch.ones(batch_size, device=index.device)
-        at = (index + self._steps).remainder_(size)  # [R + 1, N]
+        at = (native(index) + self._steps) % size  # [R + 1, N]
         if self.window.n_step == 1:
             rollout = self._rollout(at, index)
             discount = self.window.one_step(rollout.reward, rollout.terminated)
@@ -133,7 +139,7 @@ class ReplayBuffer:
             )
             # A row and its successor, however far apart, as if they were neighbours.
             pair = torch.cat((index.unsqueeze(0), index + count * self.num_envs)).remainder_(size)
-            return Sample(self._rollout(pair, index), reward, discount, None, weight, index)
+            return Sample(self._rollout(native(pair), index), reward, discount, None, weight, index)
         rollout = self._rollout(at, index)
         reward, discount, count = self.window.sums(
             rollout.reward, rollout.terminated, rollout.truncated, rollout.is_first
@@ -148,7 +154,7 @@ class ReplayBuffer:
         """
         self._places.update(index, priority)
 
-    def _rollout(self, at: Tensor, index: Tensor) -> Rollout:
+    def _rollout(self, at: Array, index: Tensor) -> Rollout:
         """The rows at places [R + 1, N] of the rings, of which the last is only a successor."""
         rings, inner = self._rows.rings, at[:-1]
         is_consecutive = self.window.n_step == 1 or not self._is_lone
@@ -167,7 +173,7 @@ class ReplayBuffer:
     def _state(self, index: Tensor) -> State:
         """Recurrent state before rows [N]."""
         number = index // (self._stride * self.num_envs) * self.num_envs + index % self.num_envs
-        return tuple(ring.take(number % (ring.length * self.num_envs)) for ring in self._states)
+        return tuple(ring.take(native(number % (ring.length * self.num_envs))) for ring in self._states)
 
     def state_dict(self) -> StateDict:
         self._allocate()

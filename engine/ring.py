@@ -8,6 +8,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from .arrays import Array
 from .history import History
 from .storage import Memory
 
@@ -28,8 +29,8 @@ class Ring:
             self.length * self.shape[0], *([prod(self.shape[1:])] if len(self.shape) > 1 else [])
         )
         # NumPy takes a third less time than torch for what is small, and has one thread for what is not.
-        if self.flat.is_cpu and self.nbytes < _SMALL * self.length * self.shape[0]:
-            self._array = self.flat.numpy()
+        if self.flat.is_cpu and not self.memory.is_far and self.nbytes < _SMALL * self.length * self.shape[0]:
+            self._array = self.rows.flatten(0, 1).numpy()
 
     def write(self, start: int, rows: Tensor) -> None:
         """Rows from number `start` on, in place of those that lie there."""
@@ -48,24 +49,34 @@ class Ring:
             return self.rows[place : place + count]
         return torch.cat((self.rows[place:], self.rows[: count - fit]))
 
-    def take(self, index: Tensor) -> Tensor:
+    def take(self, index: Array) -> Tensor:
         """Entries place * B + environment, [...] -> [..., *shape], on the device that computes with them."""
+        array = self._array
+        if array is None:
+            return self._gather(torch.as_tensor(index))
+        if array.ndim == 1:
+            return torch.from_numpy(array.take(index))
+        # Memory from torch: its alignment may decide how a product of matrices is rounded.
+        found = torch.empty((*index.shape, *array.shape[1:]), dtype=self.dtype)
+        array.take(index, 0, found.numpy(), "clip")
+        return found
+
+    def _gather(self, index: Tensor) -> Tensor:
         if self.memory.is_far:
             index = index.to(self.memory.home)
             # Into pinned memory, from where it goes on while this thread does.
             out = self.flat.new_empty((index.numel(), *self.flat.shape[1:]), pin_memory=True)
-            found = torch.index_select(self.flat, 0, index.flatten(), out=out)
-            return found.to(self.memory.device, non_blocking=True).view(*index.shape, *self.shape[1:])
-        if self._array is None:
+            torch.index_select(self.flat, 0, index.flatten(), out=out)
+            found = out.to(self.memory.device, non_blocking=True).view(*index.shape, *self.flat.shape[1:])
+        else:
             # Both take indices of any shape, in less time than index_select and the views around it.
             found = self.flat.take(index) if self.flat.ndim == 1 else torch.embedding(self.flat, index)
-        elif self.flat.ndim == 1:
-            found = torch.from_numpy(self._array.take(index.numpy()))
-        else:
-            # Memory from torch: its alignment may decide how a product of matrices is rounded.
-            found = self.flat.new_empty((*index.shape, self.flat.shape[1]))
-            self._array.take(index.numpy(), axis=0, out=found.numpy(), mode="clip")
         return found.view(*index.shape, *self.shape[1:]) if len(self.shape) > 2 else found
+
+
+def native(index: Tensor) -> Array:
+    """As rings take it with the least work: on the CPU a NumPy array, of the same memory."""
+    return index.numpy() if index.is_cpu else index
 
 
 def expect_rows(rings: dict[str, Ring], history: History) -> None:

@@ -5,8 +5,9 @@ from torch import Tensor
 
 from ..envs.contract import EnvSpec
 from ..spaces import Observation, leaves, observation_of, tensors_of
+from .arrays import Array
 from .frames import frame_ages, frames_back, newest_frame, stacks_of
-from .ring import Ring
+from .ring import Ring, native
 from .rollout import Rollout
 from .storage import Memory
 
@@ -77,6 +78,20 @@ class Rows:
         if (rollout.action_mask is not None) != self._spec.has_action_mask:
             text = "has action masks, a rollout has none" if self._spec.has_action_mask else "has no action masks"
             raise ValueError(f"replay: env.id={self._spec.id} {text}")
+        for name in self._others:
+            found, rows = getattr(rollout, name), rollout.num_rows + (name in _WITH_NEWEST)
+            if tuple(found.shape) != (expected := (rows, self._num_envs, *self.rings[name].shape[1:])):
+                raise ValueError(f"replay: {name} has shape {tuple(found.shape)}, must have {expected}")
+            if name not in ("action", "reward") and found.dtype != torch.bool:
+                raise ValueError(f"replay: {name} is of type {found.dtype}, must be bool")
+        action, bound = rollout.action, self._spec.value_shape("replay")[-1]
+        if action.is_floating_point():
+            raise ValueError(f"replay: action is of type {action.dtype}, must be an integer")
+        numbers = native(action)
+        if isinstance(numbers, Tensor):  # on a device that would have to be waited for
+            return
+        if numbers.size and not (numbers.min() >= 0 and numbers.max() < bound):
+            raise ValueError(f"replay: actions from {numbers.min()} to {numbers.max()}, must be 0 to {bound - 1}")
 
     def write(self, start: int, rollout: Rollout) -> None:
         """Rows from number `start` on. Of the newest only observation, mask and `is_first` are there."""
@@ -101,25 +116,26 @@ class Rows:
             before = (self._ages.read(start - 1, start)[0] + 1).clamp(max=self.num_frames - 1) if goes_on else None
             self._ages.write(start, frame_ages(rows["is_first"].to(self._device), before, self.num_frames))
 
-    def observation(self, index: Tensor, is_consecutive: bool) -> Observation:
+    def observation(self, index: Array, is_consecutive: bool) -> Observation:
         """Observations at places of the rings, [R, N] -> [R, N, *obs]. is_consecutive: each row is the next in time."""
         k, found = self.num_frames, {}
         if self._ages is None:
             for name, ring in self._observed.items():
                 found[name] = ring.take(index)
-        elif is_consecutive and self._is_far:
+            observation: Observation = observation_of(found)
+            return observation
+        age, index = self._ages.take(index), torch.as_tensor(index)
+        if is_consecutive and self._is_far:
             # Stacks that follow each other share frames: each goes over to the device once.
-            age = self._ages.take(index)
             earlier = index[:1] - torch.arange(k - 1, 0, -1, device=index.device).unsqueeze(1) * self._num_envs
-            at = torch.cat((earlier, index)).remainder_(self.size)
+            at = native(torch.cat((earlier, index)).remainder_(self.size))
             for name, ring in self._observed.items():
                 found[name] = stacks_of(ring.take(at), age, k)
         else:
-            back = frames_back(self._ages.take(index), k).mul_(self._num_envs)
-            at = (index.unsqueeze(-1) - back).remainder_(self.size)
+            at = native((index.unsqueeze(-1) - frames_back(age, k).mul_(self._num_envs)).remainder_(self.size))
             for name, ring in self._observed.items():
                 found[name] = ring.take(at).flatten(2, 3)
-        observation: Observation = observation_of(found)
+        observation = observation_of(found)
         return observation
 
     def check_stacks(self, rollout: Rollout) -> None:
@@ -128,12 +144,15 @@ class Rows:
             return
         self.write(0, rollout)
         index = torch.arange((rollout.num_rows + 1) * self._num_envs, device=self._device).view(-1, self._num_envs)
-        found, observed = self.observation(index, True), tensors_of(rollout.observation)
+        found, observed = self.observation(native(index), True), tensors_of(rollout.observation)
         if not all(leaf.equal(observed[name]) for name, leaf in tensors_of(found).items()):
             raise ValueError(
                 f"replay: env.id={self._spec.id}: each observation must be {self.num_frames} frames along axis 0, "
                 "oldest first, with an episode's first frame in place of those before it; its observations are not"
             )
+
+
+_WITH_NEWEST = ("is_first", "action_mask")  # of the newest row too, as observations
 
 
 def _of(leaf: str) -> str:

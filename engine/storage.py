@@ -59,13 +59,21 @@ class Memory:
         except (OSError, RuntimeError) as error:
             reason = " ".join(str(error).split())
             raise ValueError(
-                f"replay: no file of {_said(size)} can be mapped in {self._folder}: {reason}"
+                f"replay: no file of {byte_text(size)} can be mapped in {self._folder}: {reason}"
             ) from error
         return whole[: prod(shape) * dtype.itemsize].view(dtype).view(shape)
 
     @property
     def _folder(self) -> Path:
         return Path(tempfile.gettempdir()) if self.directory is None else self.directory
+
+    def check_folder(self, size: int) -> None:
+        """ValueError unless mapped files can be made where they are to lie; else a run would say so after it began."""
+        if self.storage == "mapped" and not (self._folder.is_dir() and os.access(self._folder, os.W_OK | os.X_OK)):
+            raise ValueError(
+                f"replay: no file of {byte_text(size)} can be mapped in {self._folder}: agent.replay_directory must be a "
+                "directory that is there and can be written to"
+            )
 
     def room(self) -> tuple[str, int, str]:
         """What it is called, the bytes that there are of it, and how to say so."""
@@ -88,11 +96,13 @@ def check_room(capacity: int, needs: Iterable[tuple[Memory, int]]) -> None:
         sizes[memory] = sizes.get(memory, 0) + size
     total: dict[str, int] = {}
     for memory, size in sizes.items():
+        memory.check_folder(size)
         name, there, text = memory.room()
         total[name] = total.get(name, 0) + size
         if total[name] > there:
             raise ValueError(
-                f"agent.replay_capacity={capacity} needs {_said(total[name])} {name}, " + text.format(_said(there))
+                f"agent.replay_capacity={capacity} needs {byte_text(total[name])} {name}, "
+                + text.format(byte_text(there))
             )
 
 
@@ -105,7 +115,8 @@ def host_memory() -> int:
     return limit
 
 
-def _said(size: int) -> str:
+def byte_text(size: int) -> str:
+    """Such as 7.1 GB."""
     return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.2f} MB"
 
 

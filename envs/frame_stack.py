@@ -14,6 +14,8 @@ from .arrays import Arrays
 
 Array = npt.NDArray[Any]
 
+MOST_FRAMES = 256  # a replay counts them in a byte
+
 
 class FrameStack(gymnasium.Wrapper[Any, Any, Any, Any]):
     """Observes the last `num_frames` frames, oldest first, along axis 0; before an episode's first it stands again.
@@ -25,10 +27,12 @@ class FrameStack(gymnasium.Wrapper[Any, Any, Any, Any]):
     """
 
     def __init__(self, env: gymnasium.Env[Any, Any], num_frames: int) -> None:
-        """ValueError for a space that has no leaves, or fewer than one frame."""
+        """ValueError for a space that has no leaves, or fewer than one frame, or more than 256."""
         super().__init__(env)
         if num_frames < 1:
             raise ValueError(f"env.frame_stack={num_frames}: must be at least 1")
+        if num_frames > MOST_FRAMES:
+            raise ValueError(f"env.frame_stack={num_frames}: must be at most {MOST_FRAMES}")
         self.num_frames = num_frames
         self._space = env.observation_space
         self._leaves = list(leaves(self._space).values())

@@ -12,7 +12,7 @@ from ..configs.suggest import suggest
 from ..spaces import one_line
 from . import atari, minatar
 from .address import AnyEnv
-from .frame_stack import FrameStack
+from .frame_stack import MOST_FRAMES, FrameStack
 from .memory import PartialObservation
 
 
@@ -22,7 +22,7 @@ class EnvConfig(Config):
     asynchronous: bool = False  # one process an environment: pays where a step takes longer than about 100 us
     max_episode_steps: Annotated[int, Field(gt=0)] | None = None  # truncate there; None leaves it to the environment
     observe: tuple[int, ...] | None = None  # entries of a vector observation that are shown; None shows all
-    frame_stack: Annotated[int, Field(gt=0)] = 1  # frames that an observation shows, see FrameStack
+    frame_stack: Annotated[int, Field(gt=0, le=MOST_FRAMES)] = 1  # frames that an observation shows, see FrameStack
     protocol: atari.ProtocolName | None = None  # how Atari is played, see atari.Protocol; None leaves it to ale-py
     backend: Literal["gymnasium", "ale"] = "gymnasium"  # ale: ale-py's own vector environment, see AtariVectorEnvs
     kwargs: dict[str, JsonValue] = Field(default_factory=dict)  # passed on to gymnasium.make
@@ -43,6 +43,9 @@ class EnvConfig(Config):
                 if name in self.kwargs:
                     given = f"env.kwargs.{name}={self.kwargs[name]}"
                     raise ValueError(f"{given} contradicts env.protocol={self.protocol}, which settles it; remove one")
+            if self.max_episode_steps is not None and self.max_episode_steps > atari.MAX_STEPS:
+                given = f"env.max_episode_steps={self.max_episode_steps}"
+                raise ValueError(f"{given}: env.protocol={self.protocol} ends a game after {atari.MAX_STEPS}")
         if self.backend == "ale":
             if self.protocol is None:
                 raise ValueError(f"env.backend=ale needs an env.protocol: {' or '.join(atari.PROTOCOLS)}")

@@ -1,6 +1,7 @@
 """How every picture looks, and how it gets into its file."""
 
 import os
+import re
 import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -107,9 +108,13 @@ def write_title(axis: "Axes", title: str, width: int = 42) -> None:
     axis.set_title(wrapped(title, width), loc="left", pad=12, fontsize=13, fontweight="bold", color=INK)
 
 
+# Not one of those in braces, which are of an environment's arguments.
+_COLON = re.compile(r": (?![^{]*\})")
+
+
 def wrapped(title: str, width: int) -> str:
     """In lines of so many characters; one that is too long is broken after its colon first."""
-    lines = (line if len(line) <= width else line.replace(": ", ":\n", 1) for line in title.splitlines())
+    lines = (line if len(line) <= width else _COLON.sub(":\n", line, count=1) for line in title.splitlines())
     return plain("\n".join(textwrap.fill(part, width) for line in lines for part in line.splitlines()))
 
 

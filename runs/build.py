@@ -53,7 +53,7 @@ def build_run(config: RunConfig, objects: Objects, source: Encoder | None) -> Pa
         evaluator=GreedyEvaluator(agent, evaluation_envs, config.evaluation.episodes),
         steps=config.steps,
         periods=Periods(config.log.period, config.evaluation.period, config.checkpoint.period),
-        notes=[*agent.notes(), *_on_batch_norm(agent)],
+        notes=[*agent.notes(), *_on_batch_norm(agent), *_on_own_env(config, objects)],
         result=lambda state: agent,
         close=close,
     )
@@ -67,6 +67,14 @@ def _on_batch_norm(agent: Agent) -> list[str]:
         "batch norm counts rows that the loss leaves out (fillers between episodes, environments at rest): "
         "norm=layer, group or rms mixes no rows"
     ]
+
+
+def _on_own_env(config: RunConfig, objects: Objects) -> list[str]:
+    """A warning, where fields say how an environment is made that is made by the user's own function."""
+    if objects.env is None:
+        return []
+    given = config.env.model_dump(exclude_defaults=True).keys() - {"id", "num_envs", "asynchronous"}
+    return [f"env.{name} has no part in an environment given in Python: wrap it there" for name in sorted(given)]
 
 
 def build_envs(

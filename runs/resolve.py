@@ -103,6 +103,7 @@ def read_schema(path: Path) -> Schema:
 
 _KEPT = (
     *("seed", "run_dir", "objects", "graft.run", "evaluation.patience"),
+    *("env.id", "env.protocol", "env.backend"),  # results on two are not to be compared
     *("task.optimizer", "task.normalise", "task.initialisation"),
 )
 _KEPT_OF_DATA = ("name", "samples", "classes", "per_class", "validation", "test", "split_seed")  # else parts would mix

@@ -183,6 +183,10 @@ def spaces_by_id() -> Iterator[None]:
             ["dqn/cartpole", "agent.replay_capacity=10_000_000", "agent.replay_storage=mapped", "env.id=Wide-v0"],
             r"agent.replay_capacity=10000000 needs 10000.0 GB in .*, its disk has [0-9.]+ GB free",
         ),
+        (
+            ["dqn/cartpole", "agent.replay_storage=mapped", "agent.replay_directory=not/there"],
+            "replay: no file of .* can be mapped in not/there: agent.replay_directory must be a directory that",
+        ),
         (["dqn/cartpole", "agent.replay_storage=gpu"], "agent.replay_storage=gpu: must be 'device', 'pinned' or 'map"),
         (["dqn/cartpole", "agent.n_step=0"], "agent.n_step=0: must be greater than 0"),
         (["dqn/cartpole", "agent.head.noise=-0.5"], "agent.head.noise=-0.5: must be greater than 0"),

@@ -432,12 +432,20 @@ def test_noise_of_a_network_that_has_none_is_refused():
             np.array([[1, 1, 1, 0, 0]] * 2),
             "^action mask leaves an observation no legal action.* each branch$",
         ),
+        (SPEC, np.full((2, A), 2), "^action mask holds 2; allowed: 0 and 1$"),
+        (BRANCHED, [[1, 1], [1, 1, 1, 1]], "^action mask is no array of numbers: "),
     ],
-    ids=["shape", "transposed", "rows", "none", "branch"],
+    ids=["shape", "transposed", "rows", "none", "branch", "number", "ragged"],
 )
 def test_a_mask_of_another_form_is_refused_when_predicting(spec, mask, line):
     with pytest.raises(ValueError, match=line):
         build(spec=spec).predict(np.zeros((2, F), np.float32), action_mask=mask)
+
+
+def test_predict_takes_a_mask_branch_by_branch():
+    agent, parts = build(spec=BRANCHED), tuple(np.eye(size, dtype=np.int8)[-1] for size in BRANCHED.branches)
+    last = [size - 1 for size in BRANCHED.branches]
+    assert agent.predict(np.zeros(F, np.float32), action_mask=parts).tolist() == last
 
 
 def test_predict_chooses_among_what_is_legal():

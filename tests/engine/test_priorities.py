@@ -11,22 +11,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from graftwork.engine.priorities import (
-    Priorities,
-    PrioritySettings,
-    _NumPy,
-    _Torch,
-    sequence_priority,
-)
+from graftwork.engine.arrays import NumPyOps, TorchOps
+from graftwork.engine.priorities import Priorities, PrioritySettings, sequence_priority
 
 LINEAR = PrioritySettings(exponent=1.0, floor=2.0**-22)
 SQUARE_ROOT = PrioritySettings(exponent=0.5, floor=2.0**-20)
 
 
-@pytest.fixture(autouse=True, params=[_NumPy, _Torch], ids=["numpy", "torch"])
+@pytest.fixture(autouse=True, params=[NumPyOps, TorchOps], ids=["numpy", "torch"])
 def _arrays(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything both as on the CPU and, but for the device, as on a GPU."""
-    monkeypatch.setattr("graftwork.engine.priorities._NumPy", request.param)
+    monkeypatch.setattr("graftwork.engine.priorities.NumPyOps", request.param)
 
 
 def priorities(size: int, settings: PrioritySettings = LINEAR) -> Priorities:
@@ -299,6 +294,18 @@ def test_weights_are_relative_to_the_rarest_of_the_batch() -> None:
         slots, weight = held.sample(70, stream(), beta)
         assert weight.dtype == torch.float32
         assert weight.tolist() == pytest.approx([expected[slot] for slot in slots.tolist()], rel=1e-6)
+
+
+def test_blocks_of_any_size_draw_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+    for few in (75, 76):  # in blocks of 32, and of 16
+        monkeypatch.setattr("graftwork.engine.priorities._FEW", few)
+        held = holding([float(slot % 7) for slot in range(75)])
+        number, weight = held.sample(40, stream(), first=1000)
+        held.update(number[:20], torch.arange(20.0))
+        drawn.append([number, weight, *held.sample(40, stream(1), first=1000)])
+        assert held.nbytes == (8 * (96 + 3 + 1) if few == 75 else 8 * (80 + 5 + 1))
+    assert all(one.equal(two) for one, two in zip(*drawn, strict=True))
 
 
 def test_what_is_drawn_is_numbered_from_the_first_on() -> None:

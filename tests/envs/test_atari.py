@@ -251,6 +251,7 @@ def test_nature_cnn_and_impala_take_the_frames(encoder: Any) -> None:
     [
         ({"id": "CartPole-v1"}, "env.protocol=atari-machado needs an env.id such as ALE/Pong-v5, got CartPole-v1"),
         ({"kwargs": {"frameskip": 2}}, "env.kwargs.frameskip=2 contradicts env.protocol=atari-machado"),
+        ({"max_episode_steps": 27_001}, "env.max_episode_steps=27001: env.protocol=atari-machado ends a game after 27"),
         ({"kwargs": {"repeat_action_probability": 0}}, "env.kwargs.repeat_action_probability=0 contradicts"),
         ({"protocol": None, "backend": "ale"}, "env.backend=ale needs an env.protocol: atari-machado or atari-nof"),
         ({"backend": "ale", "kwargs": {"mode": 1}}, "env.backend=ale takes no env.kwargs, got {'mode': 1}"),

@@ -205,6 +205,13 @@ class TestConfig:
         with pytest.raises(ValueError, match=rf"^env\.frame_stack={number}: must be at least 1$"):
             FrameStack(Counting((4,)), number)
 
+    def test_more_frames_than_a_replay_can_count_are_refused(self) -> None:
+        assert EnvConfig(id="CartPole-v1", frame_stack=256).frame_stack == 256
+        with pytest.raises(ValueError, match="frame_stack"):
+            EnvConfig(id="CartPole-v1", frame_stack=257)
+        with pytest.raises(ValueError, match=r"^env\.frame_stack=257: must be at most 256$"):
+            FrameStack(Counting((4,)), 257)
+
 
 @asynchronously
 def test_half_an_episode_is_restored_with_its_frames(open_envs: Open, plain: Plain, asynchronous: bool) -> None:

@@ -171,6 +171,13 @@ def test_steps_are_written_short(steps, labels, tmp_path, monkeypatch):
     assert [label.get_text() for label in axis.get_xticklabels()][: len(labels)] == labels
 
 
+def test_title_is_not_broken_within_an_environments_arguments(tmp_path, monkeypatch):
+    fields = ("env.id=graftwork/DelayedRecall-v0", "env.kwargs.length=20")
+    made = make_run(tmp_path / "run", *fields, evaluations={100: [0.0]})
+    title = drawn([made], monkeypatch, tmp_path / "curves.png").axes[0].get_title("left")
+    assert title.splitlines() == ["graftwork/DelayedRecall-v0, kwargs", "{length: 20}"]
+
+
 def test_picture_has_the_format_of_its_name(tmp_path):
     records = read_runs([make_run(tmp_path / "a", evaluations={100: [1.0]})])
     for name, start in (("x.png", b"\x89PNG"), ("x.svg", b"<?xml"), ("x", b"\x89PNG")):

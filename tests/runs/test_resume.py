@@ -19,6 +19,7 @@ import psutil
 import pytest
 
 import graftwork as gw
+from graftwork.configs import dump
 from graftwork.runs import RunConfig
 
 Event = tuple[str, str, int]  # of sys.setprofile, the name of a function ("" is any), and how many of it
@@ -204,6 +205,15 @@ def test_run_may_go_on_with_environments_in_other_processes(processes, reference
     processes.kill(tmp_path / "run", config("dqn", "lstm"), [("call", "learn", 30)])
     processes.run(tmp_path / "run", config("dqn", "lstm"), "env.asynchronous=true")
     assert digests(tmp_path / "run") == digests(references["dqn", "lstm"])
+
+
+def test_run_keeps_its_protocol(tmp_path):
+    game = {"id": "ALE/Pong-v5", "protocol": "atari-machado"}
+    (tmp_path / "config.yaml").write_text(dump(config("dqn", "mlp", env=game)))
+    for override in ("env.protocol=atari-noframeskip", "env.protocol=null", "env.backend=ale"):
+        name = override.split("=")[0]
+        with pytest.raises(ValueError, match=f"^{name}=.*: a run keeps its {name}, "):
+            gw.resume(tmp_path, "steps=1000", override, quiet=True)
 
 
 def test_truncated_checkpoint_is_passed_over_named_and_kept(references, tmp_path, capsys):
