@@ -71,8 +71,8 @@ class Memory:
         """ValueError unless mapped files can be made where they are to lie; else a run would say so after it began."""
         if self.storage == "mapped" and not (self._folder.is_dir() and os.access(self._folder, os.W_OK | os.X_OK)):
             raise ValueError(
-                f"replay: no file of {byte_text(size)} can be mapped in {self._folder}: agent.replay_directory must be a "
-                "directory that is there and can be written to"
+                f"replay: no file of {byte_text(size)} can be mapped in {self._folder}: agent.replay_directory must be "
+                "a directory that is there and can be written to"
             )
 
     def room(self) -> tuple[str, int, str]:
