@@ -79,7 +79,7 @@ class Model:
         for env in self.envs:
             row = env[-1]
             is_filler = len(env) > 1 and (env[-2].terminated or env[-2].truncated)
-            row.action = [self.rng.randrange(5) for _ in range(max(self.case.branches, 1))]
+            row.action = [self.rng.randrange(3 if self.case.has_mask else 5) for _ in range(max(self.case.branches, 1))]
             breaks_off = self.rng.random() < self.breaks
             if not (is_filler or breaks_off):
                 row.reward = self.rng.randrange(-8, 9) / 4
@@ -188,7 +188,7 @@ class Model:
 def random_case(rng: random.Random, storage: Storage) -> Case:
     length, n_step = rng.choice((1, 1, 2, 3, 5)), rng.choice((1, 1, 2, 3, 6))
     rollout_rows = rng.choice((None, None, 1, 2, 3))
-    least = 1 if length == 1 and rollout_rows is None else length + n_step - 1 + (rollout_rows or 0)
+    least = n_step if length == 1 and rollout_rows is None else length + n_step - 1 + (rollout_rows or 0)
     return Case(
         num_envs=rng.randrange(1, 4),
         num_rows=least + rng.choice((0, 0, 1, 2, 5, 9)),
@@ -208,7 +208,7 @@ def build(case: Case, seed: int, directory: Path, device: str) -> ReplayBuffer:
     image, floats = Box(0, 255, (k, 2), np.uint8), Box(-1000, 1000, (2 * k,), np.float32)
     space: Any = Dict({"a": image, "b": Dict({"0": floats})}) if case.is_tree else image
     num_actions, branches = (None, (5,) * case.branches) if case.branches else (5, None)
-    if case.has_mask:  # of three actions, though five are numbered: the mask is stored as it comes
+    if case.has_mask:  # of three actions, as the masks have it
         num_actions, branches = (None, (3,) * case.branches) if case.branches else (3, None)
     spec = EnvSpec("Test-v0", space, num_actions, 0, "", branches, case.has_mask, k)
     state = (torch.zeros(case.num_envs, 2), torch.zeros(case.num_envs)) if case.rollout_rows else ()

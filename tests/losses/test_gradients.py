@@ -78,6 +78,14 @@ CASES: dict[str, tuple[Callable[..., Tensor], tuple[Tensor, ...]]] = {
         lambda reward, discount, next_value: losses.n_step_return(reward, discount, CUT, next_value, 2),
         (normal(0, T, B), DISCOUNT, normal(1, T, B)),
     ),
+    "n_step_sums": (
+        lambda reward: losses.n_step_sums(reward, CUT & (ACTION > 3), CUT, 2, 0.9)[0],
+        (normal(0, T, B),),
+    ),
+    "lambda_return": (
+        lambda reward, discount, next_value: losses.lambda_return(reward, discount, next_value, CUT, 0.7),
+        (normal(0, T, B), DISCOUNT, normal(1, T, B)),
+    ),
     "gae": (
         lambda reward, discount, value, next_value: losses.gae(reward, discount, value, next_value, CUT, 0.9),
         (normal(0, T, B), DISCOUNT, normal(1, T, B), normal(2, T, B)),
