@@ -15,6 +15,7 @@ from ..configs.config import Config
 from ..losses import (
     categorical_cross_entropy,
     categorical_projection,
+    entropy_bonus,
     huber,
     midpoints,
     quantile_huber,
@@ -44,9 +45,7 @@ class Return(NamedTuple):
         et al. 2020, eq. 1 and appendix B.2).
         """
         policy = log_policy.exp().unsqueeze(-1)
-        # An illegal action has no part, whatever its log-probability of -inf would come to.
-        entropy = -temperature * log_policy.masked_fill(log_policy.isneginf(), 0.0)
-        atoms = self.atoms + entropy.unsqueeze(-1)
+        atoms = self.atoms + entropy_bonus(log_policy, temperature).unsqueeze(-1)
         if self.probability is None:
             return Return((policy * atoms).sum(-2))
         return Return(atoms.flatten(-2), (policy * self.probability).flatten(-2))

@@ -21,31 +21,24 @@ import yaml
 ROOT = Path(__file__).resolve().parent.parent
 
 DQN = {"kind": "dqn", "double": False, "encoder": {"kind": "mlp", "hidden": [128, 128]}}
+CLASSIC = {
+    **DQN,
+    "learning_rate": {"kind": "linear", "start": 1e-3, "end": 0.0, "steps": 49_900},
+    "target_period": 500,
+    "train_period": 16,
+    "updates": 8,
+}
 TASKS: dict[str, dict[str, object]] = {
     "cartpole": {
         "steps": 49_900,
         "env": {"id": "CartPole-v1"},
-        "agent": {
-            **DQN,
-            "learning_rate": {"kind": "linear", "start": 1e-3, "end": 0.0, "steps": 49_900},
-            "target_period": 500,
-            "train_period": 16,
-            "updates": 8,
-            "epsilon": {"kind": "linear", "start": 1.0, "end": 0.04, "steps": 8_000},
-        },
+        "agent": {**CLASSIC, "epsilon": {"kind": "linear", "start": 1.0, "end": 0.04, "steps": 8_000}},
         "evaluation": {"period": 5_000},
     },
     "acrobot": {
         "steps": 49_900,
         "env": {"id": "Acrobot-v1"},
-        "agent": {
-            **DQN,
-            "learning_rate": {"kind": "linear", "start": 1e-3, "end": 0.0, "steps": 49_900},
-            "target_period": 500,
-            "train_period": 16,
-            "updates": 8,
-            "epsilon": {"kind": "linear", "start": 1.0, "end": 0.05, "steps": 12_000},
-        },
+        "agent": {**CLASSIC, "epsilon": {"kind": "linear", "start": 1.0, "end": 0.05, "steps": 12_000}},
         "evaluation": {"period": 5_000},
     },
     "minatar-breakout": {

@@ -7,7 +7,7 @@ and reduces the result with `masked_mean`.
 from .distributional import categorical_projection, midpoints, quantile_huber
 from .distributional import cross_entropy as categorical_cross_entropy
 from .masking import masked_mean
-from .munchausen import log_policy, munchausen_bonus, soft_value
+from .munchausen import entropy_bonus, log_policy, munchausen_bonus, soft_value
 from .policy import entropy, policy_gradient
 from .rescaling import signed_hyperbolic, signed_parabolic
 from .returns import discounted_return, gae, lambda_return, n_step_return, n_step_sums, reward_to_go
@@ -22,6 +22,7 @@ __all__ = [
     "discounted_return",
     "double_q_learning",
     "entropy",
+    "entropy_bonus",
     "gae",
     "huber",
     "kl_sparsity",

@@ -33,6 +33,15 @@ def munchausen_bonus(
     return scale * (temperature * log_policy_of_taken).clamp(floor, 0.0)
 
 
+def entropy_bonus(log_policy: Tensor, temperature: float) -> Tensor:
+    """What an action's surprise adds to its value, -temperature * log_policy; 0 for a forbidden one.
+
+    log_policy [..., A] -> [..., A].
+    Source: Vieillard, Pietquin & Geist 2020, eq. 1.
+    """
+    return -temperature * log_policy.masked_fill(log_policy.isneginf(), 0.0)
+
+
 def soft_value(next_q: Tensor, log_policy: Tensor, temperature: float) -> Tensor:
     """sum_a pi(a) (next_q(a) - temperature * log pi(a)): the value of the policy, its entropy included.
 
@@ -42,8 +51,6 @@ def soft_value(next_q: Tensor, log_policy: Tensor, temperature: float) -> Tensor
     Source: Vieillard, Pietquin & Geist 2020, eq. 1.
     """
     expect_shape(next_q.shape, log_policy=log_policy)
-    is_forbidden = log_policy.isneginf()
     # Both are replaced before the product: 0 * inf would be NaN, in its gradient too.
-    own_log_policy = log_policy.masked_fill(is_forbidden, 0.0)
-    value = next_q.masked_fill(is_forbidden, 0.0) - temperature * own_log_policy
+    value = next_q.masked_fill(log_policy.isneginf(), 0.0) + entropy_bonus(log_policy, temperature)
     return (log_policy.exp() * value).sum(-1)

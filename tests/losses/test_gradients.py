@@ -50,6 +50,7 @@ CASES: dict[str, tuple[Callable[..., Tensor], tuple[Tensor, ...]]] = {
     ),
     "log_policy": (lambda q: losses.log_policy(q, 0.5), (normal(0, T, B, A),)),
     "munchausen_bonus": (lambda log_prob: losses.munchausen_bonus(log_prob, 0.5), (-normal(5, T, B).abs(),)),
+    "entropy_bonus": (lambda log_policy: losses.entropy_bonus(log_policy, 0.5), (normal(1, T, B, A),)),
     "soft_value": (
         lambda next_q, log_policy: losses.soft_value(next_q, log_policy, 0.5),
         (normal(0, T, B, A), normal(1, T, B, A).log_softmax(-1)),
