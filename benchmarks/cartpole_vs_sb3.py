@@ -75,9 +75,9 @@ class Clock:
 
 def ours(clock: Clock, seed: int, preset: str) -> None:
     import graftwork as gw
-    from graftwork.runs import session
+    from graftwork.training import evaluate as evaluation
 
-    evaluate = session.evaluate
+    evaluate = evaluation.evaluate
 
     def timed(*arguments: Any, **options: Any) -> Any:
         results: list[Any] = []
@@ -89,7 +89,7 @@ def ours(clock: Clock, seed: int, preset: str) -> None:
         clock.timed(run)
         return results[0]
 
-    session.evaluate = timed
+    evaluation.evaluate = timed
     overrides = ["threads=1", f"steps={STEPS}", f"evaluation.period={PERIOD}", f"evaluation.episodes={EPISODES}"]
     if preset == "zoo":  # the same as SB3's side to the last number
         overrides += [
@@ -99,7 +99,7 @@ def ours(clock: Clock, seed: int, preset: str) -> None:
             "agent.discount=0.99",
         ]
         overrides += ["agent.epsilon={kind: linear, start: 1.0, end: 0.04, steps: 8000}", "agent.train_period=256"]
-        overrides += ["agent.updates=128", "agent.batch_size=64", "agent.learning_starts=1000", "agent.loss=huber"]
+        overrides += ["agent.updates=128", "agent.batch_size=64", "agent.learning_starts=1000", "agent.value={kind: scalar, loss: huber}"]
         overrides += ["agent.encoder={kind: mlp, hidden: [256, 256]}", "agent.max_gradient_norm=10"]
     with tempfile.TemporaryDirectory() as folder:
         gw.train("dqn/cartpole", *overrides, seed=seed, run_dir=Path(folder) / "run", env=clock.make_env, quiet=True)
