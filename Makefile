@@ -38,7 +38,7 @@ lint: .venv/.test
 	rm -rf build
 	$(BIN)/python -m pip wheel --quiet --quiet --disable-pip-version-check --no-build-isolation --no-deps --wheel-dir build/wheel .
 	$(INSTALL) --no-deps --target build/installed build/wheel/*.whl
-	for file in py.typed $$(find configs/presets -name '*.yaml'); do \
+	for file in py.typed $$(find configs/presets validation/comparisons -name '*.yaml'); do \
 		[ -e build/installed/graftwork/$$file ] || { echo "the wheel lacks $$file"; exit 1; }; \
 	done
 	MYPYPATH=build/installed $(BIN)/mypy --strict --package graftwork
@@ -60,5 +60,5 @@ clean:
 	@touch $@
 
 .venv/.test: .venv/.made pyproject.toml constraints.txt
-	@$(INSTALL_PACKAGE) --editable '.[test,tensorboard,box2d,atari,minatar]'
+	@$(INSTALL_PACKAGE) --editable '.[test,tensorboard,box2d,atari,minatar,sb3]'
 	@touch $@

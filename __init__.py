@@ -12,14 +12,16 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .engine import gradient_check
+    from .interop import from_sb3, to_sb3
     from .networks import Encoder, encoder_for, freeze
-    from .runs import Run, RunConfig, TaskRunConfig, evaluate, load, load_encoder, resume, train
+    from .runs import Run, RunConfig, TaskRunConfig, evaluate, load, load_encoder, resume, train, verify
     from .tasks import Dataset, Model, from_arrays
 
 _HOMES = {
     "engine": ("gradient_check",),
+    "interop": ("from_sb3", "to_sb3"),
     "networks": ("Encoder", "encoder_for", "freeze"),
-    "runs": ("Run", "RunConfig", "TaskRunConfig", "evaluate", "load", "load_encoder", "resume", "train"),
+    "runs": ("Run", "RunConfig", "TaskRunConfig", "evaluate", "load", "load_encoder", "resume", "train", "verify"),
     "tasks": ("Dataset", "Model", "from_arrays"),
 }
 
@@ -34,11 +36,14 @@ __all__ = [
     "evaluate",
     "freeze",
     "from_arrays",
+    "from_sb3",
     "gradient_check",
     "load",
     "load_encoder",
     "resume",
+    "to_sb3",
     "train",
+    "verify",
 ]
 
 if not TYPE_CHECKING:  # a type checker would take a module with __getattr__ to have every name

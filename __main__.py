@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 import typer
 
 from .training.interrupt import Stopped, raise_on_signal
+from .validation.commands import app as validation
 
 if TYPE_CHECKING:
     from .runs import Run
@@ -29,6 +30,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+app.add_typer(validation, name="validate")
 
 RunDir = Annotated[str, typer.Argument(metavar="RUN", help="A run directory, such as runs/dqn-cartpole-0.")]
 Overrides = Annotated[
@@ -121,18 +124,43 @@ def list_presets(as_json: Json = False) -> None:
 @app.command()
 def report(
     run: Annotated[
-        list[str], typer.Argument(metavar="RUN...", help="Run directories; seeds of one config share a line.")
+        list[str],
+        typer.Argument(
+            metavar="RUN...", help="Run directories, seeds of one config sharing a line; or docs/validation."
+        ),
     ],
     output: Annotated[
         Path | None, typer.Option(help="The picture of curves: RUN/curve.png for one run, else curves.png.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Draw learning curves; of a single run confusion matrices and layers too, and of stages print a table."""
+    """Draw learning curves; of a single run confusion matrices and layers too, and of stages print a table.
+
+    Given the directory that `validate` writes to, such as docs/validation, make its page of it, index.html.
+    """
+    if len(run) == 1 and (Path(run[0]) / "returns").is_dir():  # what no run has
+        if output is not None:
+            raise ValueError(f"--output={output}: the page of a validation goes into its directory; leave this out")
+        from .validation.page import write_report
+
+        written = [str(path) for path in write_report(Path(run[0]))]
+        print(json.dumps({"page": written[0], "pictures": written[1:]}) if as_json else "\n".join(written))
+        return
     from .reports import report
 
     made = report(run, output)
     print(json.dumps(made.record()) if as_json else made)
+
+
+@app.command()
+def verify(run: RunDir, as_json: Json = False) -> None:
+    """Replay a run's first 100 updates, and say whether this machine comes to the same bits; exit status 1 if not."""
+    from . import runs
+
+    verification = runs.verify(run)
+    print(json.dumps(verification.record()) if as_json else verification)
+    if not verification.reproduced:
+        raise typer.Exit(1)
 
 
 def _print_version(is_wanted: bool) -> None:

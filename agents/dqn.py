@@ -302,6 +302,10 @@ class DQN(Agent):
     def examine(self, wanted: bool) -> None:
         self._update.examine(wanted)
 
+    @property
+    def num_updates(self) -> int:
+        return self._update.num_updates
+
     @torch.no_grad()
     def _batches(self, sample: Sample, count: int) -> Iterator[Batch]:
         """What the online network has no part in is computed for all batches at once."""

@@ -168,6 +168,10 @@ class PQN(Agent):
     def examine(self, wanted: bool) -> None:
         self._update.examine(wanted)
 
+    @property
+    def num_updates(self) -> int:
+        return self._update.num_updates
+
     @torch.no_grad()
     def _returns(self, batch: Rollout) -> Tensor:
         """What the action values of each row should be, [T, B]: Peng's Q(lambda) by the network as it acted."""

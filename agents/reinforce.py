@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from ..configs.config import Config
@@ -31,6 +31,7 @@ from ..networks import (
     Initialisation,
     MLPConfig,
     Network,
+    NormalisedValueHead,
     PolicyValue,
     PolicyValueHead,
     State,
@@ -54,7 +55,14 @@ class ReinforceConfig(Config):
     max_gradient_norm: Annotated[float, Field(gt=0)] | None = 0.5
     baseline: Literal["none", "standardised", "learned"] = "learned"  # what is taken from the return
     value_coefficient: Annotated[float, Field(ge=0)] = 0.5  # weight of the learned baseline's squared error
+    normalise_value: bool = False  # the baseline, its error and the advantage are in deviations of the returns (PopArt)
     entropy_coefficient: Rate = Constant(value=0.0)
+
+    @model_validator(mode="after")
+    def _check(self) -> "ReinforceConfig":
+        if self.normalise_value and self.baseline != "learned":
+            raise ValueError(f"agent.normalise_value=true: agent.baseline={self.baseline} has no value; use learned")
+        return self
 
     @property
     def rollout_rows(self) -> int | None:
@@ -70,8 +78,9 @@ class ReinforceConfig(Config):
             initialise(encoder, self.initialisation, generator, gain)
         policy = CategoricalHead(encoder.out_features, spec.discrete("reinforce"))
         initialise(policy, "orthogonal", generator, gain=0.01)  # starts near uniform (Andrychowicz et al. 2021, 3.2)
-        value = ValueHead(encoder.out_features) if self.baseline == "learned" else None
-        if value is not None:
+        value = None
+        if self.baseline == "learned":
+            value = (NormalisedValueHead if self.normalise_value else ValueHead)(encoder.out_features)
             initialise(value, "orthogonal", generator)
         return Network(encoder, PolicyValueHead(policy, value))
 
@@ -114,6 +123,13 @@ class Reinforce(Agent):
         if (output.value is not None) != (config.baseline == "learned"):
             has = "no" if output.value is None else "a"
             raise ValueError(f"agent.baseline={config.baseline}: the network has {has} value head")
+        value = network.head.value if isinstance(network.head, PolicyValueHead) else None
+        self._normalised = value if isinstance(value, NormalisedValueHead) else None
+        if (self._normalised is not None) != config.normalise_value:
+            raise ValueError(
+                f"agent.normalise_value={str(config.normalise_value).lower()}: the network's value head is "
+                f"{type(value).__name__}, but that of true alone is a NormalisedValueHead"
+            )
         self.network, self.config, self.spec = network.eval(), config, spec
         self.rollout_rows = config.rollout_rows
         self.step = 0  # environment steps learnt from
@@ -141,10 +157,17 @@ class Reinforce(Agent):
         self.step += int(batch.valid.sum())
         coefficient = batch.reward.new_tensor(self.config.entropy_coefficient.at(self.step))
         with mode(self.network, training=True):
-            return self._update([Batch(batch, coefficient)], self.config.learning_rate.at(self.step))
+            metrics = self._update([Batch(batch, coefficient)], self.config.learning_rate.at(self.step))
+        if self._normalised is not None:
+            self._normalised.adapt(metrics.pop("return"), metrics.pop("return_square"))
+        return metrics
 
     def examine(self, wanted: bool) -> None:
         self._update.examine(wanted)
+
+    @property
+    def num_updates(self) -> int:
+        return self._update.num_updates
 
     def _loss(self, network: Network[PolicyValue], batch: Batch) -> tuple[Tensor, Metrics]:
         rollout, valid = batch.rollout, batch.rollout.valid
@@ -159,8 +182,9 @@ class Reinforce(Agent):
             value, next_value = output.value[:-1], output.value[1:].detach()
         # A truncated episode goes on in value: its last row bootstraps, if there is a value to bootstrap from.
         return_ = reward_to_go(rollout.reward, discount, rollout.done, next_value)
+        unit = 1.0 if self._normalised is None else self._normalised.deviation
         if value is not None:
-            advantage = return_ - value.detach()
+            advantage = (return_ - value.detach()) / unit
         elif self.config.baseline == "standardised":
             mean = masked_mean(return_, valid)
             advantage = (return_ - mean) / (masked_mean((return_ - mean) ** 2, valid).sqrt() + 1e-8)
@@ -174,9 +198,11 @@ class Reinforce(Agent):
         loss = policy_loss - batch.entropy_coefficient * policy_entropy
         metrics = {"policy_loss": policy_loss.detach(), "entropy": policy_entropy.detach()}
         if value is not None:
-            value_loss = masked_mean(squared(return_ - value), valid)
+            value_loss = masked_mean(squared((return_ - value) / unit), valid)
             loss = loss + self.config.value_coefficient * value_loss
             metrics["value_loss"] = value_loss.detach()
+        if self._normalised is not None:
+            metrics |= {"return": masked_mean(return_, valid), "return_square": masked_mean(return_**2, valid)}
         return loss, metrics
 
     def state_dict(self) -> StateDict:

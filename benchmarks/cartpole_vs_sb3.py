@@ -99,7 +99,8 @@ def ours(clock: Clock, seed: int, preset: str) -> None:
             "agent.discount=0.99",
         ]
         overrides += ["agent.epsilon={kind: linear, start: 1.0, end: 0.04, steps: 8000}", "agent.train_period=256"]
-        overrides += ["agent.updates=128", "agent.batch_size=64", "agent.learning_starts=1000", "agent.value={kind: scalar, loss: huber}"]
+        overrides += ["agent.updates=128", "agent.batch_size=64", "agent.learning_starts=1000"]
+        overrides += ["agent.value={kind: scalar, loss: huber}"]
         overrides += ["agent.encoder={kind: mlp, hidden: [256, 256]}", "agent.max_gradient_norm=10"]
     with tempfile.TemporaryDirectory() as folder:
         gw.train("dqn/cartpole", *overrides, seed=seed, run_dir=Path(folder) / "run", env=clock.make_env, quiet=True)

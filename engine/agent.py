@@ -43,6 +43,11 @@ class Agent(Stateful, Protocol):
     def examine(self, wanted: bool) -> None:
         """Whether the metrics of the next update should tell of each layer's activations and gradients."""
 
+    @property
+    def num_updates(self) -> int:
+        """Gradient updates since it was built; 0 of an agent that does not count them."""
+        return 0
+
     def notes(self) -> list[str]:
         """What a user should know before a run begins, a line each."""
         return []

@@ -61,6 +61,7 @@ class GradientStep(Generic[NetworkT, Batch]):
                 raise ValueError(f"the generator is on {generator.device}, but the network on {device}")
             self._stream = Stream(generator)
         self._buffers = [module._buffers for module in network.modules() if module._buffers]
+        self.num_updates = 0  # since it was built
         self.last: list[Metrics] = []  # metrics of each batch of the last call, as the loss gave them
         self._examines = False
         self._is_trained: list[bool] | None = None  # as of the last call, for each that is owned
@@ -98,6 +99,7 @@ class GradientStep(Generic[NetworkT, Batch]):
             parameter.grad = None
         means = {name: torch.stack([metrics[name] for metrics in history]).mean() for name in history[0]}
         self.last = history
+        self.num_updates += len(history)
         if not (means["loss"] + means["gradient_norm"]).isfinite():  # the one synchronisation of a call
             for buffer, value in zip(buffers, before, strict=True):
                 buffer.copy_(value)
@@ -145,8 +147,8 @@ class GradientStep(Generic[NetworkT, Batch]):
 
     def _apply(self, gradients: Outputs, norm: Tensor, total: Tensor) -> None:
         """One optimizer step, unless `total` is not finite."""
-        scale = None if self._max_norm is None else (norm / self._max_norm).clamp(min=1.0)
         if self._is_fused:
+            scale = None if self._max_norm is None else (norm / self._max_norm).clamp(min=1.0)
             # A fused optimizer divides by grad_scale and skips the step where found_inf is 1, both float32, without a
             # synchronisation; torch's own gradient scaler sets the same two attributes.
             setattr(self._optimizer, "grad_scale", scale if scale is None else scale.float())  # noqa: B010
@@ -154,8 +156,9 @@ class GradientStep(Generic[NetworkT, Batch]):
             setattr(self._optimizer, "found_inf", (total - total).isnan().float())  # noqa: B010 (a type checker knows neither)
         elif not total.isfinite():
             return
-        elif scale is not None:
-            torch._foreach_div_(gradients, scale)
+        elif self._max_norm is not None:
+            # As torch's clip_grad_norm_ does it, to the last bit: with torch's own optimizers an update is torch's.
+            torch._foreach_mul_(gradients, (self._max_norm / (norm + 1e-6)).clamp(max=1.0))
         for parameter, gradient in zip(self._trained.values(), gradients, strict=True):
             parameter.grad = gradient
         self._optimizer.step()

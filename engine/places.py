@@ -74,8 +74,11 @@ class Transitions:
     def draw(self, batch_size: int, beta: float, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
         if self._slots is not None:
             return self._slots.draw(batch_size, self._oldest(self.total) * self._num_envs, beta, generator)
-        draw = _draw(len(self), batch_size, generator)
-        return self._there.take(native(draw) + self._begin), None
+        return self.at(_draw(len(self), batch_size, generator)), None
+
+    def at(self, number: Tensor) -> Tensor:
+        """Places of the transitions [N] of those numbers, 0 the oldest; of uniform draws only."""
+        return self._there.take(native(number) + self._begin)
 
     def update(self, places: Tensor, priority: Tensor) -> None:
         _expect(self._slots).update(places, priority, self._oldest(self.total) * self._num_envs)

@@ -37,6 +37,7 @@ from .policy_heads import (
     PolicyValueHead,
     SquashedGaussianHead,
 )
+from .popart import NormalisedValueHead
 from .q_heads import ActionValueHead, DuelingQHead, ImplicitQuantileHead, QHead
 from .resnet import ResNet, ResNetConfig
 from .tokens import EmbeddingConfig, TokenEmbedding
@@ -108,6 +109,7 @@ __all__ = [
     "Norm",
     "Normalised",
     "NormalisedConfig",
+    "NormalisedValueHead",
     "PolicyValue",
     "PolicyValueHead",
     "QHead",

@@ -3,5 +3,17 @@
 from .config import RunConfig, TaskRunConfig
 from .run import evaluate, load, load_encoder, resume, train
 from .session import Run
+from .verify import Verification, verify
 
-__all__ = ["Run", "RunConfig", "TaskRunConfig", "evaluate", "load", "load_encoder", "resume", "train"]
+__all__ = [
+    "Run",
+    "RunConfig",
+    "TaskRunConfig",
+    "Verification",
+    "evaluate",
+    "load",
+    "load_encoder",
+    "resume",
+    "train",
+    "verify",
+]

@@ -86,6 +86,10 @@ class Thawing:
     def examine(self, wanted: bool) -> None:
         self._learner.examine(wanted)
 
+    @property
+    def num_updates(self) -> int:
+        return self._learner.num_updates
+
     def state_dict(self) -> StateDict:
         return self._learner.state_dict()
 

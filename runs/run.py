@@ -71,7 +71,7 @@ def train(
         directory.mkdir(parents=True, exist_ok=True)
         write(directory / CONFIG, dump(resolved))
         return _run_stages(resolved, directory, quiet=quiet)
-    with Session(resolved, objects, _source(resolved, objects), quiet=quiet) as session:
+    with Session(resolved, objects, source_of(resolved, objects), quiet=quiet) as session:
         directory.mkdir(parents=True, exist_ok=True)
         with RunLock(directory):
             refuse_used(directory)  # again, now that nobody else can begin in it
@@ -109,7 +109,7 @@ def resume(
             if metrics.is_file() and metrics.stat().st_size:
                 raise checkpoint.NoCheckpointError(f"{error}, but {metrics} has rows: put one back") from error
             loaded = None  # killed before its first checkpoint: it begins again
-        source = _source(config, objects) if loaded is None else None
+        source = source_of(config, objects) if loaded is None else None
         with Session(config, objects, source, quiet=quiet) as session:
             return session.run(directory, loaded)
 
@@ -220,7 +220,7 @@ def _load(run_dir: str | Path, objects: Objects, *, learns: bool) -> tuple[AnyRu
     return config, agent, loaded.step
 
 
-def _source(config: AnyRunConfig, objects: Objects) -> Encoder | None:
+def source_of(config: AnyRunConfig, objects: Objects) -> Encoder | None:
     """The encoder that the config grafts, if any."""
     if config.graft.run is None or objects.encoder is not None:
         return None
@@ -241,7 +241,7 @@ def _check_stages(config: StagesConfig, directory: Path, label: str) -> None:
                 resolved, encoder = with_encoder_of(stage, source_config, schema), source
             else:
                 resolved = grafted(stage, Objects())
-                encoder = _source(resolved, Objects())
+                encoder = source_of(resolved, Objects())
             with Session(resolved, Objects(), encoder, quiet=True) as session:
                 built[str(directory / name)] = (resolved, session.schema, session.encoder)
 

@@ -25,7 +25,9 @@ from ..training.wandb_tracker import WandbTracker
 from .build import build_run, device_of, numerics, threads_for
 from .build_task import build_task
 from .config import AnyRunConfig, RunConfig
-from .parts import Objects
+from .machine import machine_of
+from .parts import Objects, Parts
+from .receipt import RECEIPT, Recorder, recorder
 
 CONFIG, SCHEMA, CHECKPOINTS, FAILURE = "config.yaml", "schema.json", "checkpoints", "failure"
 
@@ -69,10 +71,7 @@ class Session:
             raise ValueError(f"tracker={config.tracker}: not installed; pip install 'graftwork[tensorboard]'")
         self._config, self._quiet = config, quiet
         self._device = device_of(config)
-        if isinstance(config, RunConfig):
-            self._parts = build_run(config, objects, source)
-        else:
-            self._parts = build_task(config, objects, source)
+        self._parts = build(config, objects, source)
         self._threads = threads_for(config, self._parts.learner.network)
 
     @property
@@ -120,7 +119,11 @@ class Session:
             listeners = self._listeners(directory, loaded, progress)
             trackers = Trackers(JsonlTracker(directory), listeners, warn=progress.line)
 
+            receipt: Recorder | None = None
+
             def save(step: int, state: StateDict) -> None:
+                if receipt is not None:
+                    receipt.save(step)
                 checkpoint.save(directory / CHECKPOINTS, step, state, config.checkpoint.keep, meta)
 
             trainer: Trainer[Any, Any] = Trainer(
@@ -140,8 +143,12 @@ class Session:
                     with fitting(loaded):
                         trainer.load_state_dict(loaded.state)
                     loaded.release()
+                machine = machine_of(config, self._device, self._threads)
+                path, resumed_from = directory / RECEIPT, None if loaded is None else loaded.step
+                receipt = recorder(path, parts.learner, config, machine, resumed_from, progress.line)
+                if loaded is not None:
                     self._write(directory)  # not before: one that does not fit must not replace one that does
-                trainer.run(stop)
+                trainer.run(stop, None if receipt is None else receipt.note)
                 # A signal that comes during the last save has stopped nothing.
                 signal, late_signal = (None, stop.signal) if trainer.is_finished else (stop.signal, None)
                 exit_code = 0 if signal is None else 128 + signal
@@ -231,6 +238,16 @@ class Session:
                 )
             ]
         return []
+
+
+def build(config: AnyRunConfig, objects: Objects, source: Encoder | None) -> Parts:
+    """The parts of a run; source: as of Session."""
+    # On one thread: orthogonal weights, and a data set's units, come to other bits on more, and how many the process
+    # has is not the run's affair.
+    with numerics(1):
+        if isinstance(config, RunConfig):
+            return build_run(config, objects, source)
+        return build_task(config, objects, source)
 
 
 def write(path: Path, text: str) -> None:

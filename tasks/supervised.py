@@ -66,6 +66,10 @@ class Supervised:
     def examine(self, wanted: bool) -> None:
         self._update.examine(wanted)
 
+    @property
+    def num_updates(self) -> int:
+        return self._update.num_updates
+
     def losses(
         self, network: TaskNetwork, features: Tensor, samples: Samples, heads: Sequence[str]
     ) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -291,6 +292,52 @@ def test_report_as_json_is_one_object(finished, tmp_path, capsys):
     (run,) = report["runs"]
     assert set(run) == {"run_dir", "env", "agent", "seed", "step", "mean", "std", "episodes"}
     assert picture.is_file()
+
+
+def test_verify_says_that_the_run_is_reproduced(finished, capsys):
+    before = contents(finished)
+    assert main(["verify", str(finished)]) == 0
+    updates, step, _ = json.loads((finished / "receipt.json").read_text())["updates"][-1]
+    output = capsys.readouterr()
+    assert output.out == f"reproduced: the first {updates} updates (to step {step}) came to the same bits\n"
+    assert output.err.startswith("step ")
+    assert contents(finished) == before
+
+
+def test_verify_ends_with_status_1_where_bits_differ(finished, tmp_path, capsys):
+    shutil.copytree(finished, tmp_path / "run")
+    receipt = json.loads((tmp_path / "run" / "receipt.json").read_text())
+    receipt["updates"][1][2] = "0123456789abcdef"
+    receipt["machine"]["versions"]["torch"] = "2.11.0"
+    (tmp_path / "run" / "receipt.json").write_text(json.dumps(receipt))
+    updates, (_, step, _) = receipt["updates"][-1][0], receipt["updates"][1]
+    difference = f"update 2 of {updates}, at step {step}, is another"
+    assert main(["verify", str(tmp_path / "run")]) == 1
+    assert capsys.readouterr().out == f"not reproduced: {difference} (torch was 2.11.0, is {torch_version()})\n"
+    assert main(["verify", str(tmp_path / "run"), "--json"]) == 1
+    told = json.loads(capsys.readouterr().out)
+    assert told == {
+        **{"reproduced": False, "updates": updates, "step": receipt["updates"][-1][1], "difference": difference},
+        "changes": {"torch": ["2.11.0", torch_version()]},
+    }
+
+
+def test_verify_of_what_cannot_be_verified_is_one_line_and_status_2(finished, tmp_path, capsys):
+    shutil.copytree(finished, tmp_path / "run")
+    config = tmp_path / "run" / "config.yaml"
+    config.write_text(config.read_text().replace("discount: 0.99", "discount: 0.9"))
+    assert main(["verify", str(tmp_path / "run")]) == 2
+    was = f"{config} was altered: agent.discount is 0.9, but the run began with 0.99; put it back"
+    assert capsys.readouterr().err == f"graftwork: {was}\n"
+    (tmp_path / "run" / "receipt.json").unlink()
+    assert main(["verify", str(tmp_path / "run")]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def torch_version() -> str:
+    import torch
+
+    return str(torch.__version__)
 
 
 # Signals, to real processes.

@@ -43,6 +43,10 @@ class Learner(Stateful, Protocol[BatchIn]):
     def examine(self, wanted: bool) -> None:
         """Whether the metrics of the next update should tell of each layer's activations and gradients."""
 
+    @property
+    def num_updates(self) -> int:
+        """Gradient updates since it was built; 0 of a learner that does not count them."""
+
 
 class Verdict(Protocol):
     """What an evaluation came to."""
@@ -129,10 +133,11 @@ class Trainer(Generic[Batch, AnyVerdict]):
         is_over = bool(state.get(_EVALUATOR, {}).get("is_over"))
         return is_over or (step >= steps and bool(state["loop"]["evaluated_at"] == step))
 
-    def run(self, stop: StopRequest) -> None:
+    def run(self, stop: StopRequest, watch: Callable[[int, Mapping[str, Tensor]], bool] | None = None) -> None:
         """Train to the end, or until `stop`; either way everything up to the last update is saved.
 
-        An error in a batch, and one that does not end soon after `stop`, leaves the last checkpoint as it is.
+        An error in a batch, and one that does not end soon after `stop`, leaves the last checkpoint as it is. watch:
+        given the step and the metrics after each call to learn, until it returns False.
         """
         clock, clock_step = time.perf_counter(), self.step
         if self.step == 0:
@@ -155,7 +160,10 @@ class Trainer(Generic[Batch, AnyVerdict]):
             is_logged = crossed(self._periods.log, before, self.step)
             if self._examines:
                 self._learner.examine(is_logged)
-            self._note(self._learner.learn(batch))
+            metrics = self._learner.learn(batch)
+            if watch is not None and not watch(self.step, metrics):
+                watch = None
+            self._note(metrics)
             if is_logged:
                 now = time.perf_counter()
                 self._log({"time/steps_per_second": (self.step - clock_step) / (now - clock)})

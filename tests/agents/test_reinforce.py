@@ -120,6 +120,34 @@ def test_a_learned_value_is_taken_off_learnt_and_bootstraps_at_a_truncation_alon
     assert metrics["loss"].item() == pytest.approx(policy_loss + 0.7 * value_loss, rel=1e-6)
 
 
+def test_a_normalised_value_measures_errors_and_advantages_in_deviations_of_the_returns():
+    agent = build(baseline="learned", value_coefficient=0.7, normalise_value=True)
+    constant(agent.network)
+    head = agent.network.head.value
+    head.adapt(torch.tensor(2.0), torch.tensor(20.0))  # a value of 2 everywhere, in units of 4
+    with torch.no_grad():
+        head.linear.bias.zero_()
+    batch = replace(episodes(agent), action=torch.ones(T, B, dtype=torch.int64))
+    metrics = agent.learn(batch)
+    # As above, the truncated column bootstraps from the 2: sums 22.25 and 78.0625, in units of 4 and of 16.
+    policy_loss, value_loss = 22.25 / 4 / 9 * math.log(4 / 3), 78.0625 / 16 / 2 / 9
+    assert metrics["policy_loss"].item() == pytest.approx(policy_loss, rel=1e-5)
+    assert metrics["value_loss"].item() == pytest.approx(value_loss, rel=1e-5)
+    assert set(metrics) == {"loss", "policy_loss", "entropy", "value_loss", "gradient_norm"}
+    # Then a tenth of the way to the returns' own mean, 22.25 / 9 + 2.
+    assert head.mean.item() == pytest.approx(2.0 + 0.1 * 22.25 / 9, rel=1e-5)
+
+
+def test_a_value_is_normalised_exactly_if_the_network_is_made_for_it():
+    plain = build(baseline="learned").network
+    with pytest.raises(ValueError, match=r"^agent\.normalise_value=true: the network's value head is ValueHead, "):
+        build(network=plain, baseline="learned", normalise_value=True)
+    with pytest.raises(ValueError, match=r"^agent\.normalise_value=false: the network's value head is Normalised"):
+        build(network=build(baseline="learned", normalise_value=True).network, baseline="learned")
+    with pytest.raises(ValueError, match=r"agent\.normalise_value=true: agent\.baseline=none has no value"):
+        build(baseline="none", normalise_value=True)
+
+
 def naive_update(agent: Reinforce, batch: Rollout) -> dict[str, Tensor]:
     """The weights after one update, episode by episode and step by step."""
     config, network = agent.config, build(encoder=agent.config.encoder, baseline=agent.config.baseline).network
@@ -236,10 +264,18 @@ def test_it_asks_for_one_whole_episode_of_each_environment():
 
 # From 7.5 to 10 the mean length fell to at most 3.17 on 8 seeds of 8, whatever the baseline and encoder.
 @pytest.mark.parametrize("encoder", [MLPConfig(hidden=(16,), activation="tanh"), LSTMConfig(hidden_size=16)])
-@pytest.mark.parametrize("baseline", ["none", "standardised", "learned"])
-def test_it_learns_to_leave_a_corridor(baseline, encoder):
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"baseline": "none"},
+        {"baseline": "standardised"},
+        {"baseline": "learned"},
+        {"baseline": "learned", "normalise_value": True},
+    ],
+)
+def test_it_learns_to_leave_a_corridor(fields, encoder):
     env = Corridor(num_envs=16)
-    agent = build(spec=env.spec, baseline=baseline, encoder=encoder, adam_epsilon=1e-8, discount=0.9)
+    agent = build(spec=env.spec, **fields, encoder=encoder, adam_epsilon=1e-8, discount=0.9)
     collector = Collector(env, agent, agent.rollout_rows)
     steps = []
     for _ in range(60):
