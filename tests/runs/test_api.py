@@ -534,7 +534,7 @@ def test_every_preset_of_a_task_builds(tmp_path, monkeypatch):  # those of agent
 
     monkeypatch.setattr(session.Session, "run", stop)
     for name in presets():
-        if not name.startswith(("dqn/", "pqn/", "reinforce/")):
+        if not name.startswith(("dqn/", "pqn/", "reinforce/", "sb3/")):
             with pytest.raises(Built):
                 gw.train(name, run_dir=tmp_path / name)
 

@@ -103,8 +103,8 @@ def test_processes_with_other_hash_seeds_write_identical_files(tmp_path):
         assert process.returncode == 0, errors
     for name in trees:
         first, second = (digests(tmp_path / hash_seed / name) for hash_seed in ("1", "2"))
-        # Metrics, evaluations, the three files of three checkpoints, and what a task's model takes and tells.
-        assert len(first) == 2 + 3 * 3 + (name == "task")
+        # Metrics, evaluations, receipt, the three files of three checkpoints, and what a task's model takes and tells.
+        assert len(first) == 3 + 3 * 3 + (name == "task")
         assert first == second, name
 
 

@@ -59,7 +59,8 @@ def checkpoints(run_dir: Path) -> list[Path]:
 def digests(run_dir: Path) -> dict[str, str]:
     """SHA-256 of every file that defines the result."""
     final = checkpoints(run_dir)[-1]
-    files = [final / "state.safetensors", final / "meta.json", run_dir / "metrics.jsonl", run_dir / "evaluations.jsonl"]
+    logs = [run_dir / name for name in ("metrics.jsonl", "evaluations.jsonl", "receipt.json")]
+    files = [final / "state.safetensors", final / "meta.json", *logs]
     return {str(file.relative_to(run_dir)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 
@@ -108,11 +109,11 @@ INSTANTS: dict[str, list[Event]] = {
     "before its config is written": [("call", "_write", 1)],
     "before its config is in place": [("call", "_write", 1), ("c_call", "replace", 1)],
     "before its first checkpoint": [("return", "_write", 1)],
-    "in its first checkpoint": [("c_call", "fsync", 5)],
+    "in its first checkpoint": [("c_call", "fsync", 7)],  # after the two of its receipt
     "before its first update": [("call", "learn", 1)],
     "as a checkpoint begins": [("call", "learn", 30), ("c_return", "mkdir", 1)],
-    "between tensors of a checkpoint": [("call", "learn", 30), ("call", "tensor_bytes", 9)],
-    "between a checkpoint's files": [("call", "learn", 30), ("c_return", "fsync", 3)],
+    "between tensors of a checkpoint": [("call", "learn", 30), ("c_return", "mkdir", 1), ("call", "tensor_bytes", 9)],
+    "between a checkpoint's files": [("call", "learn", 30), ("c_return", "fsync", 5)],
     "before a checkpoint has its name": [("call", "learn", 30), ("c_call", "rename", 1)],
     "after a checkpoint has its name": [("call", "learn", 30), ("c_return", "rename", 1)],
     "as an old checkpoint is deleted": [("call", "learn", 60), ("c_return", "unlink", 1)],

@@ -92,7 +92,8 @@ def weights(run_dir: Path | str) -> dict[str, torch.Tensor]:
 def test_a_preset_trains_saves_and_gives_its_model():
     run = gw.train("supervised/digits-mlp", "epochs=1", "task.encoder.hidden=[4]", seed=3, run_dir="run", quiet=True)
     assert sorted(path.name for path in run.run_dir.iterdir() if not path.name.startswith(".")) == [
-        *("checkpoints", "config.yaml", "evaluations.jsonl", "metrics.jsonl", "schema.json", "timings.jsonl"),
+        *("checkpoints", "config.yaml", "evaluations.jsonl", "metrics.jsonl", "receipt.json", "schema.json"),
+        "timings.jsonl",
     ]
     assert run.model.predict(np.zeros((5, 8, 8))).shape == (5,)
     assert (run.signal, run.step, run.config.seed) == (None, 1078, 3)  # 1797 digits, less 270 and 449
