@@ -411,7 +411,7 @@ def test_changes_name_whatever_is_not_as_it_was(now, changes):
         (task(), set()),
         (task(data={"name": "transitions:MinAtar/Breakout-v1"}), {"minatar"}),
     ],
-    ids=str,
+    ids=["cartpole", "ale", "ale by its module", "minatar", "box2d", "a task", "a task of transitions"],
 )
 def test_versions_are_those_that_the_run_depends_on(config, distributions):
     own = {"python", "graftwork", "torch", "numpy", "gymnasium", "glibc"}
