@@ -5,7 +5,7 @@
 Every run differs from its task's base by one switch alone; nothing else is tuned for it, so a switch is judged at the
 settings of plain DQN. Reported are the greedy mean of 100 fresh episodes at the last step and the area: the mean
 of the evaluations along the way. Goes through benchmarks/seeds.py, so runs that were cut short go on. Writes
-docs/results/switches.csv, a row a seed, and prints the table.
+docs/results/switches-TASK.csv for each task, a row a seed, and prints the table.
 """
 
 import argparse
@@ -86,11 +86,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "docs/results", help="where the CSV goes")
     arguments = parser.parse_args()
     arguments.runs.mkdir(parents=True, exist_ok=True)
-    rows: list[dict[str, str]] = []
+    arguments.out.mkdir(parents=True, exist_ok=True)
     for task in arguments.tasks:
         preset = arguments.runs / f"{task}.yaml"
         preset.write_text(yaml.safe_dump(TASKS[task]))
         low, high = map(str, RETURNS[task])
+        rows: list[dict[str, str]] = []
         for switch in arguments.switches:
             name = f"{task}-{switch.replace(' ', '-')}"
             changes = [change.replace("LOW", low).replace("HIGH", high) for change in SWITCHES[switch]]
@@ -102,11 +103,10 @@ def main() -> None:
                 found = [{"task": task, "switch": switch, **row} for row in csv.DictReader(file)]
             rows += found
             print(line(task, switch, found), flush=True)
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    with (arguments.out / "switches.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+        with (arguments.out / f"switches-{task}.csv").open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
 
 
 def line(task: str, switch: str, rows: list[dict[str, str]]) -> str:

@@ -6,7 +6,7 @@ from statistics import fmean, pstdev
 
 import torch
 
-from ..engine.agent import Agent
+from ..engine.collector import Actor
 from ..engine.stateful import StateDict, expect_keys
 from ..envs.contract import VectorEnv
 
@@ -53,7 +53,7 @@ class GreedyEvaluator:
 
     is_over = False
 
-    def __init__(self, agent: Agent, env: VectorEnv, episodes: int) -> None:
+    def __init__(self, agent: Actor, env: VectorEnv, episodes: int) -> None:
         self._agent, self._env, self._episodes = agent, env, episodes
 
     def __call__(self, step: int, stop: Callable[[], bool]) -> Evaluation:
@@ -66,7 +66,7 @@ class GreedyEvaluator:
         expect_keys("evaluator", state, set())
 
 
-def evaluate(agent: Agent, env: VectorEnv, episodes: int, *, stop: Callable[[], bool] = lambda: False) -> Evaluation:
+def evaluate(agent: Actor, env: VectorEnv, episodes: int, *, stop: Callable[[], bool] = lambda: False) -> Evaluation:
     """Greedy returns of the first `episodes` addresses of `env`, which rests between episodes (autoreset=False).
 
     Always the same episodes, so two agents are compared on equal terms. The environments that a round needs are picked

@@ -5,13 +5,13 @@ SB3 draws from the global streams of torch, NumPy and Python: it has a process o
 
 import time
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from ..engine import Agent, Step
+from ..engine import Step
 from ..envs import EVALUATION, FRESH, EnvSpec, env_maker
 from ..interop.extra import stable_baselines3
 from ..networks import State
@@ -113,7 +113,7 @@ def played(actor: SB3Actor, config: RunConfig, stream: int, episodes: int) -> Ev
     num_envs = min(config.evaluation.num_envs, episodes)
     envs = build_envs(config, Objects(), num_envs=num_envs, stream=stream, autoreset=False, asynchronous=False)
     try:
-        return evaluate(cast(Agent, actor), envs, episodes)  # which asks no more of it
+        return evaluate(actor, envs, episodes)
     finally:
         envs.close()
 

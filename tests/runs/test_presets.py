@@ -12,7 +12,7 @@ import graftwork as gw
 from graftwork.configs import load, presets
 from graftwork.runs.config import RunConfig, run_config
 
-AGENTS = [name for name in presets() if name.startswith(("dqn/", "pqn/", "reinforce/"))]
+AGENTS = [name for name in presets() if name.startswith(("dqn/", "pqn/", "reinforce/", "sb3/"))]
 ATARI, MINATAR, BOX2D = ("ALE/", "ale_py"), ("MinAtar/", "minatar"), ("LunarLander", "Box2D")
 
 SMALL = {
@@ -45,6 +45,7 @@ def small(name: str) -> list[str]:
     if config.agent.kind != "dqn":
         return fields
     has_memory = config.agent.sequence_length > 1
+    fields += ["agent.train_period=64"] if config.agent.train_period > 64 else []
     fields += SHORT if has_memory else []
     if config.env.id.startswith("ALE/"):
         layers = "[{channels: 4, kernel: 8, stride: 8}]"

@@ -171,7 +171,8 @@ def test_interrupt_ends_the_processes_and_keeps_what_is_done(comparison, quick, 
     hangs = tmp_path / "runs/dqn-toy/equal-2/hangs"
 
     def interrupt() -> None:
-        while not hangs.exists():
+        table = tmp_path / "out/dqn-toy.csv"
+        while not (hangs.exists() and table.exists() and "sb3,1," in table.read_text()):
             time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGINT)
 
