@@ -156,11 +156,10 @@ class Reinforce(Agent):
     def learn(self, batch: Rollout) -> Metrics:
         self.step += int(batch.valid.sum())
         coefficient = batch.reward.new_tensor(self.config.entropy_coefficient.at(self.step))
-        with mode(self.network, training=True):
-            metrics = self._update([Batch(batch, coefficient)], self.config.learning_rate.at(self.step))
         if self._normalised is not None:
-            self._normalised.adapt(metrics.pop("return"), metrics.pop("return_square"))
-        return metrics
+            self._adapt(self._normalised, batch)
+        with mode(self.network, training=True):
+            return self._update([Batch(batch, coefficient)], self.config.learning_rate.at(self.step))
 
     def examine(self, wanted: bool) -> None:
         self._update.examine(wanted)
@@ -176,12 +175,8 @@ class Reinforce(Agent):
         legal = None if rollout.action_mask is None else rollout.action_mask[:-1]
         policy = _among(Categorical(output.policy.log_probs[:-1]), legal)
 
-        discount = self.config.discount * rollout.terminated.logical_not()
-        value = next_value = None
-        if output.value is not None:
-            value, next_value = output.value[:-1], output.value[1:].detach()
-        # A truncated episode goes on in value: its last row bootstraps, if there is a value to bootstrap from.
-        return_ = reward_to_go(rollout.reward, discount, rollout.done, next_value)
+        return_ = self._returns(rollout, output.value)
+        value = None if output.value is None else output.value[:-1]
         unit = 1.0 if self._normalised is None else self._normalised.deviation
         if value is not None:
             advantage = (return_ - value.detach()) / unit
@@ -201,9 +196,20 @@ class Reinforce(Agent):
             value_loss = masked_mean(squared((return_ - value) / unit), valid)
             loss = loss + self.config.value_coefficient * value_loss
             metrics["value_loss"] = value_loss.detach()
-        if self._normalised is not None:
-            metrics |= {"return": masked_mean(return_, valid), "return_square": masked_mean(return_**2, valid)}
         return loss, metrics
+
+    def _returns(self, rollout: Rollout, value: Tensor | None) -> Tensor:
+        """Reward to go [T, B]. value: of all rows [T+1, B], if there is one."""
+        discount = self.config.discount * rollout.terminated.logical_not()
+        # A truncated episode goes on in value: its last row bootstraps, if there is a value to bootstrap from.
+        return reward_to_go(rollout.reward, discount, rollout.done, None if value is None else value[1:].detach())
+
+    @torch.no_grad()
+    def _adapt(self, head: NormalisedValueHead, rollout: Rollout) -> None:
+        """Take the returns that are about to be learnt into the value's units."""
+        return_ = self._returns(rollout, self.network(rollout.observation, rollout.state, None)[0].value)
+        mean = masked_mean(return_, rollout.valid)
+        head.adapt(mean, masked_mean((return_ - mean) ** 2, rollout.valid))
 
     def state_dict(self) -> StateDict:
         return {

@@ -13,37 +13,39 @@ class NormalisedValueHead(ValueHead):
     """State value: [..., F] -> [...], whose layer learns how many deviations it is from the mean of its targets.
 
     So a value of -100 is not a hundred steps of an optimizer away, and its error has no weight that depends on the
-    task's rewards. Its owner calls `adapt` after each batch (PopArt: van Hasselt et al. 2016, algorithm 1).
+    task's rewards. Its owner calls `adapt` before each update (PopArt: van Hasselt et al. 2016, algorithm 1).
     """
 
     mean: Tensor  # [], of the targets
-    square: Tensor  # [], their mean square
+    variance: Tensor  # []
     is_new: Tensor  # [] bool, no target has come yet
 
     def __init__(self, in_features: int) -> None:
         super().__init__(in_features)
         self.register_buffer("mean", torch.tensor(0.0))
-        self.register_buffer("square", torch.tensor(1.0))
+        self.register_buffer("variance", torch.tensor(1.0))
         self.register_buffer("is_new", torch.tensor(True))
 
     @property
     def deviation(self) -> Tensor:
         """Of the targets, []; at first 1."""
-        return (self.square - self.mean**2).clamp(min=LEAST_DEVIATION**2).sqrt()
+        return self.variance.clamp(min=LEAST_DEVIATION**2).sqrt()
 
     def forward(self, features: Tensor) -> Tensor:
         return self.mean + self.deviation * super().forward(features)
 
     @torch.no_grad()
-    def adapt(self, mean: Tensor, square: Tensor) -> None:
-        """Move the statistics towards those of a batch, mean [] and mean square [] of its targets; no value changes.
+    def adapt(self, mean: Tensor, variance: Tensor) -> None:
+        """Move the statistics towards those of a batch of targets, each []; no value changes.
 
         Those of the first batch are taken as they are.
         """
         mean_before, deviation_before = self.mean.clone(), self.deviation
         rate = torch.where(self.is_new, 1.0, RATE)
-        self.mean.lerp_(mean, rate)
-        self.square.lerp_(square, rate)
+        shift = mean - self.mean
+        # Of the mixture. A mean square less the square of the mean would cancel where returns are large and alike.
+        self.variance.copy_((1 - rate) * (self.variance + rate * shift**2) + rate * variance)
+        self.mean.add_(rate * shift)
         self.is_new.fill_(False)
         self.linear.weight.mul_(deviation_before / self.deviation)
         self.linear.bias.copy_((mean_before + deviation_before * self.linear.bias - self.mean) / self.deviation)

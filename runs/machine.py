@@ -40,7 +40,7 @@ def machine_of(config: AnyRunConfig, device: torch.device, threads: int) -> Mach
     """This one, for such a run."""
     versions = {
         "python": platform.python_version(),
-        "graftwork": version("graftwork"),
+        "graftwork": _version("graftwork"),
         "torch": str(torch.__version__),
         "numpy": np.__version__,
         "gymnasium": gymnasium.__version__,
@@ -61,6 +61,13 @@ def machine_of(config: AnyRunConfig, device: torch.device, threads: int) -> Mach
         device=str(device),
         threads=threads,
     )
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:  # run from its source
+        return "not installed"
 
 
 def processor() -> str:

@@ -18,10 +18,12 @@ from pydantic import JsonValue
 from ..interop.extra import stable_baselines3
 from ..runs.build import numerics
 from ..runs.session import write
+from ..training.durable import make_directory
 from . import parity_dqn, parity_reinforce
 from .parity_rows import ParityRow
 
 PARITY = "parity.csv"
+LEAST_STEPS = 1_024  # of DQN: from the fourth rollout on it learns, and before there is nothing to compare
 
 
 @dataclass(frozen=True)
@@ -79,10 +81,12 @@ def run(seeds: int, steps: int, out: Path | None, say: Callable[[str], None] = l
 
     ValueError if Stable-Baselines3 is not installed, or there is nothing to do.
     """
-    for name, value in (("--seeds", seeds), ("--steps", steps)):
-        if value < 1:
-            raise ValueError(f"{name}={value}: must be at least 1")
+    for name, value, least in (("--seeds", seeds, 1), ("--steps", steps, LEAST_STEPS)):
+        if value < least:
+            raise ValueError(f"{name}={value}: must be at least {least:,}")
     stable_baselines3()
+    if out is not None:
+        make_directory(out)
     rows: list[ParityRow] = []
     with numerics(threads=1), _global_streams_kept():
         for check in CHECKS:
@@ -92,7 +96,6 @@ def run(seeds: int, steps: int, out: Path | None, say: Callable[[str], None] = l
                 say(f"{check.name}, seed {seed}: {', '.join(dict.fromkeys(row.verdict for row in found))}")
     report = ParityReport(tuple(rows))
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
         write(out / PARITY, report.csv())
     return report
 

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import gymnasium
 import numpy as np
+import torch
 from gymnasium import spaces
 from pydantic import JsonValue
 from torch import Tensor
@@ -42,7 +43,8 @@ class ParityRow:
 
 def largest_difference(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor], names: Mapping[str, str]) -> float:
     """Of the tensors that have names in both, ours to theirs."""
-    return max((ours[own] - theirs[other]).abs().max().item() for own, other in names.items())
+    # By torch's max, which a NaN gets through; Python's drops one.
+    return torch.stack([(ours[own] - theirs[other]).abs().max() for own, other in names.items()]).max().item()
 
 
 def their_env(env: AnyEnv, seed: int) -> AnyEnv:

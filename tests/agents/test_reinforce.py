@@ -124,18 +124,22 @@ def test_a_normalised_value_measures_errors_and_advantages_in_deviations_of_the_
     agent = build(baseline="learned", value_coefficient=0.7, normalise_value=True)
     constant(agent.network)
     head = agent.network.head.value
-    head.adapt(torch.tensor(2.0), torch.tensor(20.0))  # a value of 2 everywhere, in units of 4
+    head.adapt(torch.tensor(2.0), torch.tensor(16.0))  # a value of 2 everywhere
     with torch.no_grad():
         head.linear.bias.zero_()
     batch = replace(episodes(agent), action=torch.ones(T, B, dtype=torch.int64))
     metrics = agent.learn(batch)
-    # As above, the truncated column bootstraps from the 2: sums 22.25 and 78.0625, in units of 4 and of 16.
-    policy_loss, value_loss = 22.25 / 4 / 9 * math.log(4 / 3), 78.0625 / 16 / 2 / 9
+    # As above the truncated column bootstraps from the 2; returns less 2 have the sum 22.25, their squares 78.0625.
+    # The unit is that of the statistics after this batch: a tenth of its mean and spread.
+    shift = 22.25 / 9
+    variance = 0.9 * (16 + 0.1 * shift**2) + 0.1 * (78.0625 / 9 - shift**2)
+    policy_loss = 22.25 / variance**0.5 / 9 * math.log(4 / 3)
+    value_loss = 78.0625 / variance / 2 / 9
     assert metrics["policy_loss"].item() == pytest.approx(policy_loss, rel=1e-5)
     assert metrics["value_loss"].item() == pytest.approx(value_loss, rel=1e-5)
     assert set(metrics) == {"loss", "policy_loss", "entropy", "value_loss", "gradient_norm"}
-    # Then a tenth of the way to the returns' own mean, 22.25 / 9 + 2.
-    assert head.mean.item() == pytest.approx(2.0 + 0.1 * 22.25 / 9, rel=1e-5)
+    assert head.mean.item() == pytest.approx(2.0 + 0.1 * shift, rel=1e-5)
+    assert head.variance.item() == pytest.approx(variance, rel=1e-5)
 
 
 def test_a_value_is_normalised_exactly_if_the_network_is_made_for_it():

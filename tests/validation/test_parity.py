@@ -8,7 +8,7 @@ import torch
 from graftwork.agents.action_values import ScalarConfig
 from graftwork.agents.dqn import DQNConfig
 from graftwork.validation import parity, parity_dqn, parity_reinforce
-from graftwork.validation.parity_rows import ParityRow
+from graftwork.validation.parity_rows import ParityRow, largest_difference
 
 STEPS = 1_536  # six rollouts of 256, of which two learn: 384 updates or more
 
@@ -119,7 +119,7 @@ def test_the_report_is_written_and_the_global_streams_are_left_as_they_were(
     monkeypatch.setattr(parity, "CHECKS", (parity.Check("a", check), parity.Check("b", check, every_seed=False)))
     before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()  # noqa: NPY002
     said: list[str] = []
-    report = parity.run(2, 7, tmp_path / "made", said.append)
+    report = parity.run(2, 1_024, tmp_path / "made", said.append)
     assert (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()) == before  # noqa: NPY002
     assert said == ["a, seed 0: equal", "a, seed 1: differs", "b, seed 0: equal"]
     assert not report.passed
@@ -134,10 +134,19 @@ def test_the_report_is_written_and_the_global_streams_are_left_as_they_were(
     assert "differs" in str(report)
 
 
-@pytest.mark.parametrize(("seeds", "steps", "text"), [(0, 5, "--seeds=0"), (1, 0, "--steps=0")])
-def test_nothing_to_do_is_refused(seeds: int, steps: int, text: str) -> None:
-    with pytest.raises(ValueError, match=f"{text}: must be at least 1"):
+@pytest.mark.parametrize(
+    ("seeds", "steps", "text"),
+    [(0, 5_000, "--seeds=0: must be at least 1$"), (1, 1_023, "--steps=1023: must be at least 1,024$")],
+)
+def test_nothing_to_compare_is_refused(seeds: int, steps: int, text: str) -> None:
+    with pytest.raises(ValueError, match=text):
         parity.run(seeds, steps, None)
+
+
+def test_a_nan_in_any_tensor_is_a_difference() -> None:
+    same, other = {"a": torch.zeros(2), "b": torch.zeros(3)}, {"x": torch.zeros(2), "y": torch.tensor([0, np.nan, 0])}
+    assert np.isnan(largest_difference(same, other, {"a": "x", "b": "y"}))
+    assert largest_difference(same, same, {"a": "a", "b": "b"}) == 0.0
 
 
 def row(difference: float) -> ParityRow:
