@@ -1,18 +1,20 @@
-"""Single environments from a config."""
+"""Environments from a config."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any, Literal
 
 import gymnasium
+import torch
 from pydantic import Field, JsonValue, model_validator
 
 from ..configs.config import Config
 from ..configs.suggest import suggest
 from ..spaces import one_line
-from . import atari, minatar
+from . import atari, minatar, native
 from .address import AnyEnv
 from .frame_stack import MOST_FRAMES, FrameStack
+from .gymnasium_envs import TRAINING
 from .memory import PartialObservation
 
 
@@ -24,15 +26,22 @@ class EnvConfig(Config):
     observe: tuple[int, ...] | None = None  # entries of a vector observation that are shown; None shows all
     frame_stack: Annotated[int, Field(gt=0, le=MOST_FRAMES)] = 1  # frames that an observation shows, see FrameStack
     protocol: atari.ProtocolName | None = None  # how Atari is played, see atari.Protocol; None leaves it to ale-py
-    backend: Literal["gymnasium", "ale"] = "gymnasium"  # ale: ale-py's own vector environment, see AtariVectorEnvs
-    kwargs: dict[str, JsonValue] = Field(default_factory=dict)  # passed on to gymnasium.make
+    # ale: ale-py's own vector environment, see AtariVectorEnvs; native: see NativeEnvs, the default where id is one.
+    backend: Literal["gymnasium", "ale", "native"] = "gymnasium"
+    kwargs: dict[str, JsonValue] = Field(default_factory=dict)  # passed on to gymnasium.make, or to the native game
 
     @model_validator(mode="before")
     @classmethod
-    def _protocol_stacks_frames(cls, tree: Any) -> Any:
-        if isinstance(tree, dict) and tree.get("protocol") is not None and "frame_stack" not in tree:
-            return {**tree, "frame_stack": atari.FRAME_STACK}
-        return tree
+    def _fill(cls, tree: Any) -> Any:
+        """Defaults that follow from other fields."""
+        if not isinstance(tree, dict):
+            return tree
+        filled: dict[str, Any] = {}
+        if tree.get("protocol") is not None:
+            filled["frame_stack"] = atari.FRAME_STACK
+        if tree.get("id") in native.GAMES:
+            filled["backend"] = "native"
+        return filled | tree
 
     @model_validator(mode="after")
     def _check(self) -> "EnvConfig":
@@ -55,7 +64,20 @@ class EnvConfig(Config):
                 raise ValueError("env.asynchronous=true: env.backend=ale has threads of its own; remove one")
             if self.observe is not None:
                 raise ValueError(f"env.observe={list(self.observe)}: env.backend=ale shows images")
+        if self.backend == "native":
+            self._check_native()
         return self
+
+    def _check_native(self) -> None:
+        if self.id not in native.GAMES:
+            known = f"must be one of {', '.join(native.GAMES)}{suggest(self.id, native.GAMES)}"
+            raise ValueError(f"env.id={self.id} with env.backend=native: {known}")
+        native.make_game(self.id, self.kwargs)
+        if self.asynchronous:
+            raise ValueError(f"env.asynchronous=true: env.id={self.id} steps all environments at once; remove one")
+        if self.frame_stack > 1:
+            given = f"env.frame_stack={self.frame_stack}"
+            raise ValueError(f"{given}: env.id={self.id} shows one frame; env.backend=gymnasium stacks them")
 
 
 def env_maker(config: EnvConfig, *, training: bool = True) -> Callable[[], AnyEnv]:
@@ -72,6 +94,28 @@ def env_maker(config: EnvConfig, *, training: bool = True) -> Callable[[], AnyEn
         return env if config.frame_stack == 1 else FrameStack(env, config.frame_stack)
 
     return make
+
+
+def native_envs(
+    config: EnvConfig,
+    num_envs: int,
+    seed: int,
+    *,
+    stream: int = TRAINING,
+    autoreset: bool = True,
+    device: torch.device | str = "cpu",
+) -> native.NativeEnvs:
+    """Environments of a config whose backend is native; ValueError for entries to observe that are not there."""
+    return native.NativeEnvs(
+        native.make_game(config.id, config.kwargs),
+        num_envs,
+        seed,
+        stream=stream,
+        autoreset=autoreset,
+        max_episode_steps=config.max_episode_steps,
+        observe=config.observe,
+        device=device,
+    )
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ..engine import Agent, Collector
-from ..envs import EVALUATION, TRAINING, AtariVectorEnvs, GymnasiumEnvs, VectorEnv, env_maker
+from ..envs import EVALUATION, TRAINING, AtariVectorEnvs, GymnasiumEnvs, VectorEnv, env_maker, native_envs
 from ..envs.address import AnyEnv
 from ..networks import Encoder, has_batch_norm
 from ..training.evaluate import GreedyEvaluator
@@ -93,6 +93,14 @@ def build_envs(
             autoreset=autoreset,
             training=training,
             device=device_of(config),
+        )
+    if objects.env is None and config.env.backend == "native":
+        if objects.wrapper is not None:
+            raise ValueError(
+                f"env.id={config.env.id} steps all environments at once and takes no wrapper; use env.backend=gymnasium"
+            )
+        return native_envs(
+            config.env, num_envs, config.seed, stream=stream, autoreset=autoreset, device=device_of(config)
         )
     make = objects.env or env_maker(config.env, training=training)
 
