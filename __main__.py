@@ -138,7 +138,7 @@ def report(
 
     Given the directory that `validate` writes to, such as docs/validation, make its page of it, index.html.
     """
-    if len(run) == 1 and (Path(run[0]) / "returns").is_dir():  # what no run has
+    if len(run) == 1 and any((Path(run[0]) / name).exists() for name in ("returns", "parity.csv")):  # no run has them
         if output is not None:
             raise ValueError(f"--output={output}: the page of a validation goes into its directory; leave this out")
         from .validation.page import write_report

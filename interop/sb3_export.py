@@ -1,7 +1,5 @@
 """An agent as a model of Stable-Baselines3."""
 
-import os
-from contextlib import suppress
 from copy import deepcopy
 from io import BytesIO
 from pathlib import Path
@@ -21,7 +19,7 @@ from ..envs import EnvSpec
 from ..networks import MLP, Conv, Encoder, NormalisedValueHead
 from ..runs import load
 from ..spaces import one_line
-from ..training.durable import sync_directory, write_file
+from ..training.durable import replace_file
 from .extra import stable_baselines3
 from .sb3_names import activation, dqn_names, policy_names, target_names, to_theirs, value_names
 from .sb3_spaces import is_image_of_bytes
@@ -37,6 +35,9 @@ def to_sb3(agent: Agent | str | Path, path: str | Path) -> Path:
     replaced as a whole. Needs stable-baselines3, which writes the file.
     ValueError, which names the field, for what it has no counterpart of.
     """
+    path = Path(path).expanduser()
+    if not path.name:
+        raise ValueError(f"path={str(path)!r} names no file; to_sb3 writes one such as model.zip")
     library = stable_baselines3()
     trained = load(agent) if isinstance(agent, str | Path) else agent
     if not isinstance(trained, DQN | Reinforce):
@@ -49,7 +50,6 @@ def to_sb3(agent: Agent | str | Path, path: str | Path) -> Path:
     model.gamma, model.num_timesteps = trained.config.discount, trained.step
     file = BytesIO()
     model.save(file)
-    path = Path(path).expanduser()
     return _write(path if path.suffix else path.with_name(f"{path.name}.zip"), file.getvalue())
 
 
@@ -188,15 +188,9 @@ def _check_spec(spec: EnvSpec) -> None:
 
 
 def _write(path: Path, content: bytes) -> Path:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_file(temporary, [content])
-        os.replace(temporary, path)
-        sync_directory(path.parent)
+        replace_file(path, content)
     except OSError as error:
         raise ValueError(f"{path}: cannot be written: {error.strerror or error}") from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
     return path

@@ -90,7 +90,8 @@ def _check_version(archive: Archive) -> None:
         archive.read(member, 100).decode("ascii", "replace").strip() if member in archive.members else "1 or older"
     )
     if not re.match(r"2\.\d", version):
-        raise ValueError(f"{archive.name}: was written by Stable-Baselines3 {shown(version)}; 2.0 to 2.x are read")
+        written_by = shown(version) or "of no version"
+        raise ValueError(f"{archive.name}: was written by Stable-Baselines3 {written_by}; 2.0 to 2.x are read")
 
 
 def _json(archive: Archive) -> Mapping[str, Any]:
@@ -148,7 +149,7 @@ class _Data:
 
     def discount(self) -> float:
         gamma = self._data.get("gamma")
-        if not isinstance(gamma, float | int) or not 0 <= gamma <= 1:
+        if isinstance(gamma, bool) or not isinstance(gamma, float | int) or not 0 <= gamma <= 1:
             raise ValueError(f"gamma={shown(gamma)}: must be a number from 0 to 1")
         return float(gamma)
 

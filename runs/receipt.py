@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple, Self
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from ..configs import ConfigError
 from ..configs.config import Config
-from ..training.durable import sync_directory, write_file
+from ..training.durable import write_text
 from ..training.state_tree import tensor_bytes
 from .config import AnyRunConfig, NonNegative, Positive, run_config
 from .machine import Machine
@@ -148,7 +147,7 @@ class Recorder:
             return
         rows, weights = tuple(self._updates.rows), self._updates.weights()
         self._receipt = self._receipt.model_copy(update={"step": step, "updates": rows, "weights_after": weights})
-        _store(self._path, self._receipt)
+        write_text(self._path, self._receipt.text())
 
 
 def recorder(
@@ -179,7 +178,7 @@ def recorder(
     rows = tuple(row for row in receipt.updates if row.step <= resumed_from)
     if receipt.is_complete and rows == receipt.updates:
         if is_overridden != receipt.is_overridden:
-            _store(path, receipt.model_copy(update={"is_overridden": True}))
+            write_text(path, receipt.model_copy(update={"is_overridden": True}).text())
         return None
     if receipt.step < resumed_from:
         say(f"no more receipt: {path} tells of the updates up to step {receipt.step:,}, and misses some after it")
@@ -188,15 +187,6 @@ def recorder(
     receipt = receipt.model_copy(update={**cut, "is_overridden": is_overridden})
     if not is_overridden and receipt.machine == machine:
         return Recorder(path, learner, receipt)
-    _store(path, receipt)
+    write_text(path, receipt.text())
     say(f"no more receipt: {path} ends here, as other settings or another machine go on")
     return None
-
-
-def _store(path: Path, receipt: Receipt) -> None:
-    """On the disk, whole or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.unlink(missing_ok=True)
-    write_file(temporary, [receipt.text().encode()])
-    os.replace(temporary, path)
-    sync_directory(path.parent)

@@ -15,6 +15,7 @@ from ..envs.address import AnyEnv
 from ..networks import Encoder, Network
 from ..tasks import Data, Model, Schema, Scores, Supervised, as_dataset, score
 from ..training import checkpoint
+from ..training.durable import write_text
 from ..training.evaluate import Evaluation
 from ..training.evaluate import evaluate as play
 from ..training.lock import RunLock
@@ -26,7 +27,7 @@ from .config import AnyRunConfig, RunConfig, TaskRunConfig
 from .graft import with_encoder_of
 from .parts import Objects
 from .resolve import grafted, read_schema, recorded, recorded_stages, refuse_another_run, refuse_used, resolve
-from .session import CHECKPOINTS, CONFIG, SCHEMA, Run, Session, fitting, write
+from .session import CHECKPOINTS, CONFIG, SCHEMA, Run, Session, fitting
 from .stages import StagesConfig, naming
 
 
@@ -69,7 +70,7 @@ def train(
     if isinstance(resolved, StagesConfig):
         _check_stages(resolved, directory, str(config))
         directory.mkdir(parents=True, exist_ok=True)
-        write(directory / CONFIG, dump(resolved))
+        write_text(directory / CONFIG, dump(resolved))
         return _run_stages(resolved, directory, quiet=quiet)
     with Session(resolved, objects, source_of(resolved, objects), quiet=quiet) as session:
         directory.mkdir(parents=True, exist_ok=True)

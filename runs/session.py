@@ -1,6 +1,5 @@
 """One process's share of a run: its parts, put together, and run to an end."""
 
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from ..envs import EnvironmentFailure, NonFiniteEnvError
 from ..networks import Encoder
 from ..tasks import Model, Schema
 from ..training import checkpoint
+from ..training.durable import write_text
 from ..training.interrupt import StopRequest
 from ..training.progress import Progress
 from ..training.trackers import JsonlTracker, TensorboardTracker, Tracker, Trackers
@@ -197,8 +197,8 @@ class Session:
     def _write(self, directory: Path) -> None:
         """What loads the run again: its config, and for a task what its model takes and tells."""
         if self._parts.schema is not None:
-            write(directory / SCHEMA, self._parts.schema.model_dump_json(indent=1) + "\n")
-        write(directory / CONFIG, dump(self._config))
+            write_text(directory / SCHEMA, self._parts.schema.model_dump_json(indent=1) + "\n")
+        write_text(directory / CONFIG, dump(self._config))
 
     def _opening(
         self, directory: Path, loaded: checkpoint.Loaded | None, meta: Mapping[str, checkpoint.Scalar]
@@ -248,13 +248,6 @@ def build(config: AnyRunConfig, objects: Objects, source: Encoder | None) -> Par
         if isinstance(config, RunConfig):
             return build_run(config, objects, source)
         return build_task(config, objects, source)
-
-
-def write(path: Path, text: str) -> None:
-    """Whole or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
 
 
 @contextmanager

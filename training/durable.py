@@ -4,6 +4,7 @@ import hashlib
 import os
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,6 +33,27 @@ def write_file(path: Path, chunks: Iterable[bytes | memoryview]) -> Entry:
         file.flush()
         os.fsync(file.fileno())
     return Entry(hasher.hexdigest(), size, path.name)
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """The file holds `content`, and that is on the disk; or, with OSError, it is as it was, and nothing is left beside.
+
+    One writer of a path at a time: what another has half written would be taken for a killed one's, and replaced.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        temporary.unlink(missing_ok=True)
+        write_file(temporary, [content])
+        os.replace(temporary, path)
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+    sync_directory(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """As replace_file, of UTF-8."""
+    replace_file(path, text.encode())
 
 
 def sync_directory(path: Path) -> None:

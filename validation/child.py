@@ -1,6 +1,10 @@
-"""The process of one training run: python -m graftwork.validation.child DIRECTORY, which has a job.json."""
+"""The process of one training run: python -m graftwork.validation.child DIRECTORY PARENT.
+
+The directory has a job.json; PARENT is the number of the process that started this one.
+"""
 
 import ctypes
+import os
 import signal
 import sys
 from pathlib import Path
@@ -8,20 +12,22 @@ from pathlib import Path
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
-def main(directory: Path) -> int:
+def main(directory: Path, parent: int) -> int:
     """Train and write result.json; 1 and one line on stderr if that cannot be, 128 and more after a signal."""
     if sys.platform == "linux":  # whoever started this may be killed without a word
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:  # it was, before this process asked to be told
+            return 128 + signal.SIGTERM
     from ..envs import EnvironmentFailure
+    from ..training.durable import write_text
     from . import baseline, ours
-    from .job import RESULT, Result, machine, read_job, versions
-    from .record import write_whole
+    from .job import RESULT, Result, hardware, read_job, versions
 
     try:
         job = read_job(directory)
         trained = ours.train(job, directory) if job.arguments is None else baseline.train(job)
-        result = Result(job=job, trained=trained, versions=versions(), machine=machine())
-        write_whole(directory / RESULT, result.model_dump_json(indent=1) + "\n")
+        result = Result(job=job, trained=trained, versions=versions(job.config), machine=hardware())
+        write_text(directory / RESULT, result.model_dump_json(indent=1) + "\n")
     except ours.Signalled as stop:
         return 128 + stop.number
     except (ValueError, OSError, EnvironmentFailure) as error:
@@ -31,4 +37,4 @@ def main(directory: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(main(Path(sys.argv[1]), int(sys.argv[2])))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from .record import ComparisonRecord
+    from .record import AgainstSB3, ComparisonRecord
 
 app = typer.Typer(
     help="Compare with Stable-Baselines3 (extra sb3).",
@@ -32,8 +32,8 @@ class Against(StrEnum):
 
 @app.command()
 def parity(
-    seeds: Annotated[int, typer.Option(help="Seeds 0 and up.", min=1)] = 3,
-    steps: Annotated[int, typer.Option(help="Environment steps of each run.", min=1)] = 20_000,
+    seeds: Annotated[int, typer.Option(help="Seeds 0 and up.")] = 3,
+    steps: Annotated[int, typer.Option(help="Environment steps of each run of DQN.")] = 20_000,
     out: Annotated[
         Path | None, typer.Option(help="Directory that parity.csv is written to; none if not given.")
     ] = None,
@@ -54,7 +54,9 @@ def parity(
 @app.command()
 def returns(
     preset: Annotated[str, typer.Argument(metavar="PRESET", help="As `list` names it, or a declared comparison.")],
-    seeds: Annotated[int, typer.Option(help="Seeds 0 and up, 3 at least.")] = 20,
+    seeds: Annotated[
+        int | None, typer.Option(help="Seeds 0 and up, 3 at least; as many as were declared if not given.")
+    ] = None,
     against: Annotated[Against, typer.Option(help="The other library.")] = Against.sb3,
     jobs: Annotated[int | None, typer.Option(help="Processes at a time; all cores if not given.")] = None,
     runs: Annotated[Path, typer.Option(help="Where the runs go, and are found again.")] = Path("runs/validation"),
@@ -75,14 +77,14 @@ def returns(
 
     bounds = None if range_ is None else validate(ScoreRange, {"random": range_[0], "best": range_[1]}, "--range")
     comparison = find(preset, bounds)
-    span = "" if range_ is None else f" --range {range_[0]:g} {range_[1]:g}"
+    span = "" if range_ is None else f" --range {range_[0]!r} {range_[1]!r}"
     record = run(
         comparison,
-        seeds,
+        comparison.seeds if seeds is None else seeds,
         jobs=jobs,
         runs=runs,
         out=out / "returns",
-        command=f"graftwork validate returns {shlex.quote(preset)} --seeds {seeds} --against {against.value}{span}",
+        command=f"graftwork validate returns {shlex.quote(preset)} --against {against.value}{span}",
         say=_say,
     )
     print(json.dumps(record.model_dump(mode="json", by_alias=True)) if as_json else table(record))
@@ -101,7 +103,7 @@ def table(record: "ComparisonRecord") -> str:
         rows.append(
             (
                 record.sides[name].title,
-                str(result.seeds),
+                record.seeds_told(result.seeds),
                 f"{value:.1f} [{low:.1f}, {high:.1f}]",
                 f"{result.mean:.1f}",
                 f"{result.failure_rate:.0%}",
@@ -109,7 +111,7 @@ def table(record: "ComparisonRecord") -> str:
                 f"{result.steps_per_second:,.0f}",
                 f"{result.peak_megabytes:.0f}",
                 chance,
-                "" if found is None else f"{found.verdict} {_bounds(found.difference)}",
+                "" if found is None else _verdict(found),
             )
         )
     widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
@@ -123,7 +125,8 @@ def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def _bounds(difference: tuple[float, float, float]) -> str:
-    """In percent of the range, with its 90% interval."""
-    value, low, high = (100 * each for each in difference)
-    return f"{value:+.1f}% [{low:+.1f}, {high:+.1f}]"
+def _verdict(found: "AgainstSB3") -> str:
+    """With the difference in percent of the range, and its 90% interval."""
+    value, low, high = (100 * each for each in found.difference)
+    reason = f", {found.reason}" if found.reason else ""
+    return f"{found.verdict}{reason} {value:+.1f}% [{low:+.1f}, {high:+.1f}]"

@@ -13,7 +13,8 @@ from ..configs.yaml_text import ConfigError, Value, parse
 from ..runs import RunConfig
 from ..runs.config import EvaluationConfig, run_config
 from .arguments import A2CBaseline, Arguments, check_env, dqn_arguments
-from .record import Settings, SideName, digest
+from .record import VERDICT_SEEDS, SideName, is_failure
+from .settings import Settings, digest
 
 Positive = Annotated[int, Field(gt=0)]
 
@@ -34,8 +35,8 @@ class ScoreRange(Config):
         return self
 
     def is_failure(self, return_: float) -> bool:
-        """In the lower half, where most of the task is not learnt."""
-        return return_ < (self.random + self.best) / 2
+        """In the lower half."""
+        return is_failure(return_, self.random, self.best)
 
 
 class Along(Config):
@@ -64,6 +65,7 @@ class Comparison(Config):
     range: ScoreRange
     steps: Positive  # environment steps of every side
     margin: Annotated[float, Field(gt=0, lt=1)] = 0.05  # of equivalence, as a share of the range
+    seeds: Annotated[int, Field(ge=VERDICT_SEEDS)] = 20  # of each side, that the verdict is of
     evaluation: Along = Along()
     notes: str = ""  # how the sides differ beyond their settings
 

@@ -2,23 +2,23 @@
 
 import json
 import os
-import platform
 import resource
 import sys
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import TypeVar
+
+import torch
 
 from ..configs import Tree, validate
 from ..configs.config import Config
 from ..runs import RunConfig
-from ..runs.machine import processor
+from ..runs.machine import machine_of, processor
 from .arguments import Arguments
-from .record import Machine, Settings, SideName
+from .record import Hardware, SideName
+from .settings import Settings
 
 JOB, RESULT, LOG = "job.json", "result.json", "log.txt"
-
-_PACKAGES = ("graftwork", "torch", "gymnasium", "numpy", "stable-baselines3")
 
 
 class Job(Config):
@@ -45,7 +45,7 @@ class Result(Config):
     job: Job
     trained: Trained
     versions: dict[str, str]
-    machine: Machine
+    machine: Hardware
 
 
 Kind = TypeVar("Kind", Job, Result)
@@ -59,19 +59,14 @@ def read_result(directory: Path) -> Result:
     return _read(directory / RESULT, Result)
 
 
-def versions() -> dict[str, str]:
-    """Of Python and what a result depends on."""
-    found = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "not installed"
-    return found
+def versions(config: RunConfig) -> dict[str, str]:
+    """Of Python and what a result of either side depends on."""
+    own = machine_of(config, torch.device("cpu"), 1).versions
+    return {**own, "stable-baselines3": version("stable-baselines3")}
 
 
-def machine() -> Machine:
-    return Machine(processor=processor(), cores=cores(), threads=1)
+def hardware() -> Hardware:
+    return Hardware(processor=processor(), cores=cores(), threads=1)
 
 
 def cores() -> int:

@@ -7,17 +7,19 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from pydantic import PositiveFloat, PositiveInt, TypeAdapter, ValidationError
+
 from ..engine import StateDict
 from ..runs import RunConfig, evaluate
 from ..runs.parts import Objects
 from ..runs.session import CHECKPOINTS, Run, Session
 from ..training import checkpoint
+from ..training.durable import write_text
 from ..training.evaluate import Evaluation
 from ..training.lock import RunLock
 from ..training.trackers import EVALUATIONS, read
 from ..training.trainer import Evaluator, Verdict
 from .job import Job, Trained, peak_megabytes
-from .record import write_whole
 
 _RUN, _TIMES = "run", "times.json"
 
@@ -39,7 +41,7 @@ def train(job: Job, directory: Path) -> Trained:
         run, steps, seconds = _trained(job.config, directory / _RUN)
     if steps:
         times.append((steps, seconds))
-        write_whole(directory / _TIMES, json.dumps(times))
+        write_text(directory / _TIMES, json.dumps(times))
     if run.signal is not None:
         raise Signalled(run.signal)
     peak = peak_megabytes()
@@ -114,4 +116,7 @@ def _read_times(path: Path) -> list[tuple[int, float]]:
     """Steps and seconds of each process that trained it."""
     if not path.is_file():
         return []
-    return [(int(steps), float(seconds)) for steps, seconds in json.loads(path.read_text())]
+    try:
+        return TypeAdapter(list[tuple[PositiveInt, PositiveFloat]]).validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise ValueError(f"{path}: is damaged; delete it, and that seed's time is taken again") from error

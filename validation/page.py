@@ -6,12 +6,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
+from ..training.durable import write_text
 from .markup import Html, chip, document, element, table
 from .parity_rows import ParityRow
 from .parity_section import parity_section, read_parity
 from .pictures import ROLES, draw_comparisons, draw_curves, draw_profile, sides_of
-from .record import AgainstSB3, ComparisonRecord, SideName, SideResult, read_all, write_whole
+from .record import VERDICT_SEEDS, AgainstSB3, ComparisonRecord, SideName, SideResult, read_all
 from .statistics import FEWEST_SEEDS, Verdict
+from .summary import check
 
 _TITLE = "graftwork beside Stable-Baselines3"
 _RETURNS, _PARITY, _COMPARISONS = "returns", "parity.csv", "comparisons.png"
@@ -21,15 +23,18 @@ _VERDICTS: tuple[Verdict, ...] = ("equivalent", "better", "undecided", "worse")
 def write_report(directory: Path) -> list[Path]:
     """Write directory/index.html and its pictures, and return their paths, the page first.
 
-    Read are directory/returns and, if it is there, directory/parity.csv. The page runs no script and asks for nothing
-    from elsewhere; the same files make the same bytes. ValueError for files that are damaged or missing.
+    Read are directory/returns and directory/parity.csv; one of them may be missing. The page runs no script and asks
+    for nothing from elsewhere; the same files make the same bytes. ValueError for files that are damaged, and for
+    results that are not what their rows come to.
     """
     records = sorted(read_all(directory / _RETURNS), key=lambda record: record.name)
-    if not records:
-        raise ValueError(f"{directory}: has no comparison in {_RETURNS}/; make one by `graftwork validate returns`")
-    for record in records:
-        _check_results(directory, record)
     parity = read_parity(directory / _PARITY)
+    if not records and not parity:
+        raise ValueError(
+            f"{directory}: has neither a comparison in {_RETURNS}/ nor {_PARITY}; `graftwork validate` makes them"
+        )
+    for record in records:
+        check(directory / _RETURNS / f"{record.name}.json", record)
     pictures = []
     if any(record.against_sb3 for record in records):
         pictures.append(directory / _COMPARISONS)
@@ -41,16 +46,8 @@ def write_report(directory: Path) -> list[Path]:
     sections = [*_opening(records, parity), *map(_comparison, records)]
     sections += [parity_section(parity)] if parity else []
     page = directory / "index.html"
-    write_whole(page, document(_TITLE, *sections))
+    write_text(page, document(_TITLE, *sections))
     return [page, *pictures]
-
-
-def _check_results(directory: Path, record: ComparisonRecord) -> None:
-    found = {"results": set(record.results), "against_sb3": set(record.against_sb3)}
-    expected = {"results": set(record.sides), "against_sb3": set(record.sides) - {"sb3"}}
-    if any(found.values()) and (found != expected or "sb3" not in record.sides):
-        path = directory / _RETURNS / f"{record.name}.json"
-        raise ValueError(f"{path}: results must be of the sides that there are; the file was altered or damaged")
 
 
 def _opening(records: Sequence[ComparisonRecord], parity: Sequence[ParityRow]) -> list[Html]:
@@ -67,17 +64,20 @@ def _opening(records: Sequence[ComparisonRecord], parity: Sequence[ParityRow]) -
         alt = "Interquartile means of both sides of each comparison, and their difference, as in the table below"
         opening.append(element("div", element("img", src=_COMPARISONS, alt=alt), class_="wide"))
         opening.append(table(head, rows, "nowrap"))
-    return [*opening, _how_to_read()]
+    return [*opening, _how_to_read()] if records else opening
 
 
 def _summary(records: Sequence[ComparisonRecord]) -> str:
     """Of a comparison the side with SB3's own settings counts, if there is one."""
+    if not records:
+        return "No returns have been compared yet."
     first = [record.against_sb3.get(sides_of(record)[0]) for record in records]
-    decided = [found for found in first if found is not None]
+    decided = [found for found in first if found is not None and not found.reason]
     if not decided:
-        return f"No comparison has a verdict yet: it takes {FEWEST_SEEDS} seeds of each side."
+        return f"No comparison has a verdict yet: it takes {VERDICT_SEEDS} seeds of each side."
     text = f"{len(decided)} of {len(records)} comparisons have a verdict: {_counted(decided)}."
-    presets = [record.against_sb3["preset"] for record in records if {"equal", "preset"} <= record.against_sb3.keys()]
+    both = [record.against_sb3 for record in records if {"equal", "preset"} <= record.against_sb3.keys()]
+    presets = [found["preset"] for found in both if not found["preset"].reason]
     second = f" Where the preset differs from SB3's settings, it is a second side: {_counted(presets)}."
     return text + second if presets else text
 
@@ -91,12 +91,12 @@ def _overview(record: ComparisonRecord, side: SideName) -> list[str]:
     own, theirs, found = record.results[side], record.results["sb3"], record.against_sb3[side]
     return [
         ROLES[side].split(", ")[-1],
-        str(own.seeds) if own.seeds == theirs.seeds else f"{own.seeds} and {theirs.seeds}",
+        " and ".join(dict.fromkeys(record.seeds_told(each.seeds) for each in (own, theirs))),
         _with_bounds(own.iqm, _return),
         _with_bounds(theirs.iqm, _return),
         _with_bounds(found.difference, _signed),
         _with_bounds(found.probability_of_improvement, _share),
-        chip(found.verdict),
+        _verdict(found),
     ]
 
 
@@ -104,21 +104,24 @@ def _how_to_read() -> Html:
     lines = (
         "The unit is a seed: one training run from scratch on one thread. What it came to is the mean return of 100 "
         "fresh greedy episodes with the weights of its last step, never of its best one. Both sides train for the same "
-        "number of environment steps on the same environments, and are evaluated on the same episodes.",
+        "number of environment steps, to the end of the batch in which it is reached, on the same environments, and "
+        "are evaluated on the same episodes.",
         "IQM is the interquartile mean, that of the middle half of the seeds, in its 95% bootstrap interval. "
         "Differences are shares of the range from a random policy to the best known return. P(better) is the "
         "probability that a seed of ours ends above one of SB3's. A seed in the lower half of the range has failed. "
         "The mean along the way, of the evaluations during training, is the area under the learning curve.",
         "Equivalent: the 90% interval of the difference lies within the margin that was declared before the runs: two "
-        "one-sided tests at 5%. Otherwise better or worse if the interval does not reach 0, undecided if it does.",
+        "one-sided tests at 5%. Otherwise better or worse if the interval does not reach 0, undecided if it does. "
+        f"Of fewer than {VERDICT_SEEDS} seeds it is always undecided: resampling so few errs too often.",
+        "The number of seeds is declared before the runs too, and the verdict that counts is that of all of them. One "
+        "of fewer is a look on the way: to stop at the first that one likes would err more often than in 5%.",
     )
     return element("details", element("summary", "How to read this"), *(element("p", line) for line in lines))
 
 
 def _comparison(record: ComparisonRecord) -> Html:
     """All of one, on a screen."""
-    seeds = len(record.seeds)
-    size = f"{record.steps:,} environment steps, {seeds} {'seed' if seeds == 1 else 'seeds'} a side"
+    size = f"{record.steps:,} environment steps, {record.seeds_told(len(record.seeds))} seeds a side"
     chips = [
         element("span", f"{ROLES[side].split(', ')[-1]}: ", chip(found.verdict))
         for side, found in record.against_sb3.items()
@@ -149,7 +152,7 @@ def _results(record: ComparisonRecord) -> Html:
     head = ["", *(element("span", ROLES[side], element("small", record.sides[side].title)) for side in sides)]
     if not record.results:
         rows = [[f"seed {seed}", *(_of_seed(record, side, seed) for side in sides)] for seed in record.seeds]
-        least = f"Intervals and a verdict need at least {FEWEST_SEEDS} seeds; these are the final returns so far."
+        least = f"Intervals need {FEWEST_SEEDS} seeds, a verdict {VERDICT_SEEDS}; these are the final returns so far."
         return element("div", table(head, rows, "even"), element("p", least, class_="grey"))
 
     def own(name: str, tell: Callable[[SideResult], str]) -> list[str]:
@@ -165,11 +168,15 @@ def _results(record: ComparisonRecord) -> Html:
         own("mean along the way", lambda result: _return(result.area)),
         against("difference, scaled", lambda found: _with_bounds(found.difference, _signed)),
         against("P(better)", lambda found: _with_bounds(found.probability_of_improvement, _share)),
-        against(f"verdict, ±{record.margin:g}", lambda found: chip(found.verdict)),
+        against(f"verdict, ±{record.margin:g}", _verdict),
         own("steps a second", lambda result: f"{result.steps_per_second:,.0f}"),
         own("peak memory", lambda result: f"{result.peak_megabytes:,.0f} MB"),
     ]
     return table(head, rows, "even")
+
+
+def _verdict(found: AgainstSB3) -> Html:
+    return element("span", chip(found.verdict), *([element("small", found.reason)] if found.reason else []))
 
 
 def _of_seed(record: ComparisonRecord, side: SideName, seed: int) -> str:

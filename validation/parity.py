@@ -17,8 +17,7 @@ from pydantic import JsonValue
 
 from ..interop.extra import stable_baselines3
 from ..runs.build import numerics
-from ..runs.session import write
-from ..training.durable import make_directory
+from ..training.durable import make_directory, write_text
 from . import parity_dqn, parity_reinforce
 from .parity_rows import ParityRow
 
@@ -96,7 +95,7 @@ def run(seeds: int, steps: int, out: Path | None, say: Callable[[str], None] = l
                 say(f"{check.name}, seed {seed}: {', '.join(dict.fromkeys(row.verdict for row in found))}")
     report = ParityReport(tuple(rows))
     if out is not None:
-        write(out / PARITY, report.csv())
+        write_text(out / PARITY, report.csv())
     return report
 
 

@@ -27,11 +27,14 @@ def read_parity(path: Path) -> list[ParityRow]:
         raise ValueError(f"{path}: columns must be {','.join(_COLUMNS)}, got {','.join(names)}")
     rows = []
     for number, line in enumerate(lines, start=2):
+        damaged = f"{path}: line {number} is no row of a check; the file was altered or damaged"
         verdict = line.pop("verdict")
         try:
             row = TypeAdapter(ParityRow).validate_python(line)
         except ValidationError as error:
-            raise ValueError(f"{path}: line {number} is no row of a check; the file was altered or damaged") from error
+            raise ValueError(damaged) from error
+        if verdict is None:  # the line ends early
+            raise ValueError(damaged)
         if row.verdict != verdict:
             raise ValueError(f"{path}: line {number} says {verdict}, but its numbers say {row.verdict}")
         rows.append(row)

@@ -5,20 +5,21 @@ that was declared, the settings of each side, and what the rows come to.
 """
 
 import csv
-import hashlib
 import io
 import json
-import os
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Annotated, Literal, TypeAlias, TypeVar
 
-from pydantic import Field, JsonValue, model_validator
+from pydantic import Field, model_validator
 
 from ..configs import Tree, validate
 from ..configs.config import Config
 from ..configs.yaml_text import one_line
-from ..training.durable import make_directory, sync_directory, write_file
+from ..training.durable import make_directory, write_text
+from .settings import Settings, digest
 from .statistics import Verdict
 
 SideName: TypeAlias = Literal["equal", "preset", "sb3"]
@@ -28,7 +29,11 @@ Interval: TypeAlias = tuple[float, float, float]
 """Value, lower and upper bound."""
 
 Count: TypeAlias = Annotated[int, Field(ge=0)]
-Settings: TypeAlias = dict[str, JsonValue]
+
+# Of each side, for a verdict. The bootstrap of few seeds is too sure of itself. Simulated, where 5% is meant: of 3
+# seeds 12% are better and 12% worse though nothing differs, and 12% equivalent though the difference is the margin;
+# of 4 it is 6%, 5% and 4%, of 5 it is 6%, 6% and 5%, of 20 it is 5.5%, 4.8% and 4.7%.
+VERDICT_SEEDS = 5
 
 
 class Row(Config):
@@ -39,7 +44,7 @@ class Row(Config):
     steps: Count  # environment steps, of the last batch's end
     final: float  # mean undiscounted return of fresh greedy episodes with the weights of the last step
     area: float  # mean of the evaluations along the way
-    failed: bool  # `final` is in the lower half of the declared range
+    failed: bool  # as is_failure
     seconds: float  # of training, evaluations left out
     steps_per_second: float
     peak_megabytes: float  # of the process, of SB3's with our evaluation in it
@@ -88,9 +93,10 @@ class AgainstSB3(Config):
     difference: Interval  # of the interquartile means, with its 90% interval
     probability_of_improvement: Interval  # with its 95% interval
     verdict: Verdict
+    reason: str = ""  # that it is undecided whatever the difference
 
 
-class Machine(Config):
+class Hardware(Config):
     processor: str
     cores: Count
     threads: Count  # of torch, in each process
@@ -103,16 +109,25 @@ class ComparisonRecord(Config):
     env: str
     steps: Count
     range: tuple[float, float]  # returns that count as 0 and as 1
-    margin: float  # of equivalence, as a share of the range
+    margin: Annotated[float, Field(gt=0)]  # of equivalence, as a share of the range
+    declared_seeds: Count  # of each side, that the verdict is of; there may be fewer, or more
     command: str  # that makes it again
     notes: str = ""  # how the sides differ beyond their settings
     sides: dict[SideName, SideSettings]
     versions: dict[str, str]
-    machine: Machine
+    machine: Hardware
     results: dict[SideName, SideResult] = Field(default_factory=dict)  # empty while there are too few seeds
     against_sb3: dict[SideName, AgainstSB3] = Field(default_factory=dict)
     rows: Annotated[tuple[Row, ...], Field(exclude=True)] = ()
     points: Annotated[tuple[Point, ...], Field(exclude=True)] = ()
+
+    @model_validator(mode="after")
+    def _can_be_compared(self) -> "ComparisonRecord":
+        if "sb3" not in self.sides:
+            raise ValueError(f"sides={','.join(self.sides)}: must have sb3, which the others are compared with")
+        if not self.range[0] < self.range[1]:
+            raise ValueError(f"range={[*self.range]}: the second must be above the first")
+        return self
 
     @property
     def seeds(self) -> list[int]:
@@ -125,53 +140,39 @@ class ComparisonRecord(Config):
         random, best = self.range
         return (return_ - random) / (best - random)
 
+    def seeds_told(self, seeds: int) -> str:
+        """How many there are, and of how many."""
+        if seeds > self.declared_seeds:
+            return f"{seeds} (declared: {self.declared_seeds})"
+        return str(seeds) if seeds == self.declared_seeds else f"{seeds} of {self.declared_seeds}"
 
-def digest(settings: Settings) -> str:
-    """12 hex digits that no other settings have."""
-    text = json.dumps(settings, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
-
-def first_difference(before: JsonValue, after: JsonValue, path: str = "") -> str | None:
-    """The first field in which the settings differ, as `agent.discount=0.99, now 0.98`; None where none does."""
-    if isinstance(before, dict) and isinstance(after, dict):
-        names = [*before, *(name for name in after if name not in before)]
-        inner = ((before.get(name), after.get(name), f"{path}.{name}" if path else name) for name in names)
-        return next((found for each in inner if (found := first_difference(*each)) is not None), None)
-    same = before == after and isinstance(before, bool) == isinstance(after, bool)
-    return None if same else f"{path}={one_line(before)}, now {one_line(after)}"
+def is_failure(return_: float, random: float, best: float) -> bool:
+    """In the lower half of the range, where most of the task is not learnt."""
+    return return_ < (random + best) / 2
 
 
 def write(directory: Path, record: ComparisonRecord) -> None:
     """The three files of `record`, each whole or not at all."""
     make_directory(directory)
-    write_whole(directory / f"{record.name}-curves.csv", _table(Point, record.points))
-    write_whole(directory / f"{record.name}.csv", _table(Row, record.rows))
+    write_text(directory / f"{record.name}-curves.csv", _table(Point, record.points))
+    write_text(directory / f"{record.name}.csv", _table(Row, record.rows))
     text = json.dumps(record.model_dump(mode="json", by_alias=True), indent=1, allow_nan=False)
-    write_whole(directory / f"{record.name}.json", text + "\n")
-
-
-def write_whole(path: Path, text: str) -> None:
-    """The file has `text`, or what it had before."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.unlink(missing_ok=True)
-    write_file(temporary, [text.encode()])
-    os.replace(temporary, path)
-    sync_directory(path.parent)
+    write_text(directory / f"{record.name}.json", text + "\n")
 
 
 def read(directory: Path, name: str) -> ComparisonRecord:
-    """A comparison with its rows; ValueError in one line for a file that is damaged, missing, or of other settings."""
+    """A comparison with its rows; ValueError in one line for a file that is damaged, missing, or of other settings.
+
+    Whether `results` and `against_sb3` are what the rows come to, summary.check says.
+    """
     record = _record(directory / f"{name}.json")
     rows = _read_table(directory / f"{name}.csv", Row)
     points = _read_table(directory / f"{name}-curves.csv", Point)
     if record.name != name:
         raise ValueError(f"{directory / name}.json: is of {record.name}; a comparison keeps its name")
     _check_rows(directory / f"{name}.csv", record, rows)
-    runs = {(row.side, row.seed) for row in rows}
-    for point in points:
-        if (point.side, point.seed) not in runs:
-            raise ValueError(f"{directory / name}-curves.csv: {point.side}, seed {point.seed} is not in {name}.csv")
+    _check_points(directory / f"{name}-curves.csv", f"{name}.csv", rows, points)
     return record.model_copy(update={"rows": tuple(rows), "points": tuple(points)})
 
 
@@ -203,7 +204,25 @@ def _check_rows(path: Path, record: ComparisonRecord, rows: Sequence[Row]) -> No
             )
         if (row.side, row.seed) in seen:
             raise ValueError(f"{place} is there twice")
+        if row.failed != is_failure(row.final, *record.range):
+            raise ValueError(f"{place} has failed={row.failed:d}, but its final={row.final:g} says otherwise")
         seen.add((row.side, row.seed))
+
+
+def _check_points(path: Path, table: str, rows: Sequence[Row], points: Sequence[Point]) -> None:
+    returns: dict[tuple[SideName, int], list[float]] = {(row.side, row.seed): [] for row in rows}
+    for point in points:
+        if (point.side, point.seed) not in returns:
+            raise ValueError(f"{path}: {point.side}, seed {point.seed} is not in {table}")
+        returns[point.side, point.seed].append(point.return_)
+    for row in rows:
+        own = returns[row.side, row.seed]
+        # Both are rounded to four digits.
+        if not own or not math.isclose(fmean(own), row.area, rel_tol=1e-9, abs_tol=2e-4):
+            mean = f"a mean of {fmean(own):g}" if own else "no evaluation"
+            raise ValueError(
+                f"{path}: {row.side}, seed {row.seed} has {mean}, but in {table} area={row.area:g}; a file was altered"
+            )
 
 
 def _columns(kind: type[Config]) -> list[str]:
@@ -230,13 +249,15 @@ def _text(path: Path) -> str:
 
 
 def _read_table(path: Path, kind: type[Kind]) -> list[Kind]:
-    reader = csv.reader(io.StringIO(_text(path)))
     columns = _columns(kind)
-    header = next(reader, [])
+    try:
+        header, *lines = list(csv.reader(io.StringIO(_text(path)))) or [[]]
+    except csv.Error as error:
+        raise ValueError(f"{path}: is no table; the file was altered or damaged") from error
     if header != columns:
         raise ValueError(f"{path}: columns must be {','.join(columns)}, got {one_line(','.join(header))}")
     rows = []
-    for number, cells in enumerate(reader, start=2):
+    for number, cells in enumerate(lines, start=2):
         if len(cells) != len(columns):
             raise ValueError(f"{path}: line {number} has {len(cells)} cells in place of {len(columns)}")
         tree: Tree = dict(zip(columns, cells, strict=True))

@@ -187,15 +187,16 @@ def test_first_weights_do_not_depend_on_the_threads_of_the_process(tmp_path):
 # What becomes of it when a run is stopped.
 
 
+# The first text that a run writes is its config.
 KILLS: dict[str, tuple[str, str, list[tuple[str, str, int]]]] = {
     "while it records": ("dqn", "mlp", [("call", "learn", 20)]),
     "while it records, with a memory": ("dqn", "lstm", [("call", "learn", 30)]),
     "while it records, of whole episodes": ("reinforce", "lstm", [("call", "learn", 9)]),
     "once it is complete": ("dqn", "mlp", [("call", "learn", 60)]),
-    "before its first checkpoint": ("dqn", "mlp", [("return", "_store", 1)]),
-    "before it is written": ("dqn", "mlp", [("call", "_store", 2)]),
-    "before it is in place": ("dqn", "mlp", [("call", "_store", 3), ("c_call", "replace", 1)]),
-    "before the checkpoint that belongs to it": ("dqn", "mlp", [("call", "_store", 3), ("c_return", "replace", 1)]),
+    "before its first checkpoint": ("dqn", "mlp", [("return", "write_text", 2)]),
+    "before it is written": ("dqn", "mlp", [("call", "write_text", 3)]),
+    "before it is in place": ("dqn", "mlp", [("call", "write_text", 4), ("c_call", "replace", 1)]),
+    "before the checkpoint that belongs to it": ("dqn", "mlp", [("call", "write_text", 4), ("c_return", "replace", 1)]),
 }
 
 

@@ -100,3 +100,25 @@ def test_a_manifest_reaches_no_file_outside_and_must_list_what_is_needed(tmp_pat
     (directory / "MANIFEST").unlink()
     durable.seal(directory, [entry._replace(name="../secret")])
     assert durable.find_problem(directory, set()) == "MANIFEST is truncated or altered"
+
+
+def test_file_is_replaced_whole_and_what_a_killed_writer_left_goes(tmp_path):
+    (tmp_path / ".config.yaml.tmp").write_text("ste")
+    durable.write_text(tmp_path / "config.yaml", "steps: 3 # ±\n")
+    durable.write_text(tmp_path / "config.yaml", "steps: 5\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
+    assert (tmp_path / "config.yaml").read_bytes() == b"steps: 5\n"
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_failed_replacement_leaves_the_file_as_it_was_and_nothing_beside(tmp_path, monkeypatch, call):
+    (tmp_path / "config.yaml").write_text("steps: 3\n")
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, call, fail)
+    with pytest.raises(OSError, match="No space left on device"):
+        durable.write_text(tmp_path / "config.yaml", "steps: 5\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
+    assert (tmp_path / "config.yaml").read_text() == "steps: 3\n"

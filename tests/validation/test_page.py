@@ -1,6 +1,7 @@
 """What the page of validation says and shows, and what it refuses."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -11,21 +12,22 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from graftwork.__main__ import main
+from graftwork.validation import summary
 from graftwork.validation.markup import element, table
 from graftwork.validation.page import write_report
 from graftwork.validation.pictures import draw_comparisons, draw_curves, draw_profile
 from graftwork.validation.record import (
-    AgainstSB3,
     ComparisonRecord,
-    Machine,
+    Hardware,
     Point,
     Row,
     SideName,
-    SideResult,
     SideSettings,
-    digest,
+    is_failure,
     write,
 )
+from graftwork.validation.settings import digest
 
 PARITY = """check,env,seed,steps,updates,truncations,what,difference,tolerance,verdict
 "dqn, learning",CartPole-v1,2,20000,9500,12,weights,0.0,0.0,equal
@@ -33,16 +35,15 @@ PARITY = """check,env,seed,steps,updates,truncations,what,difference,tolerance,v
 """
 NOTES = "<script>alert('x')</script> & \"quotes\""
 VERSIONS = {"torch": "2.13.0", "stable-baselines3": "2.9.2"}
-MACHINE = Machine(processor="Abacus 7", cores=2, threads=1)
+MACHINE = Hardware(processor="Abacus 7", cores=2, threads=1)
 
 
 def comparison(
     name: str = "dqn-cartpole",
     sides: Sequence[SideName] = ("equal", "sb3"),
-    seeds: int = 3,
+    seeds: int = 5,
     *,
-    shift: float = 0.0,
-    decided: bool = True,
+    shift: float = 140.0,
 ) -> ComparisonRecord:
     """Seed i ends at 100 + 10 i, ours `shift` above; each has been evaluated at 2,000 + i and at 4,000 steps."""
     rows, points, settings = [], [], {}
@@ -51,22 +52,13 @@ def comparison(
         settings[side] = SideSettings(title=f"title of <{side}>", settings=tree, digest=digest(tree))
         for seed in range(seeds):
             final = 100.0 + 10 * seed + (0 if side == "sb3" else shift)
-            numbers = {"steps": 4000, "final": final, "area": 50.0, "failed": False, "seconds": 2.0}
-            told = {"steps_per_second": 2000.0, "peak_megabytes": 321.0, "settings": settings[side].digest}
+            failed = is_failure(final, 20, 500)
+            numbers = {"steps": 4000, "final": final, "area": final / 2, "failed": failed, "seconds": 2.0}
+            told = {"steps_per_second": 1987.6, "peak_megabytes": 321.0, "settings": settings[side].digest}
             rows.append(Row.model_validate({"side": side, "seed": seed, **numbers, **told}))
             for step, return_ in ((2000 + seed, 0.0), (4000, final)):
                 points.append(Point.model_validate({"side": side, "seed": seed, "step": step, "return": return_}))
-    result = SideResult(
-        seeds=seeds,
-        iqm=(111.11, 101.5, 122.25),
-        mean=112.5,
-        failure_rate=1 / 3,
-        area=55.55,
-        steps_per_second=1987.6,
-        peak_megabytes=321.4,
-    )
-    better = AgainstSB3(difference=(0.25, 0.125, 0.5), probability_of_improvement=(0.875, 0.5, 1.0), verdict="better")
-    return ComparisonRecord(
+    record = ComparisonRecord(
         name=name,
         preset="dqn/cartpole",
         baseline="SB3 DQN",
@@ -74,16 +66,16 @@ def comparison(
         steps=4000,
         range=(20.0, 500.0),
         margin=0.05,
+        declared_seeds=5,
         command=f"graftwork validate returns {name} --seeds {seeds}",
         notes=NOTES,
         sides=settings,
         versions=VERSIONS,
         machine=MACHINE,
-        results=dict.fromkeys(sides, result) if decided else {},
-        against_sb3={side: better for side in sides if side != "sb3"} if decided else {},
         rows=tuple(rows),
         points=tuple(points),
     )
+    return record.model_copy(update={"results": summary.outcomes(record), "against_sb3": summary.verdicts(record)})
 
 
 def report(directory: Path, *records: ComparisonRecord, parity: str = "") -> str:
@@ -128,24 +120,43 @@ def drawn(monkeypatch: pytest.MonkeyPatch, call: Any, *arguments: Any) -> list[A
     return figures[0].axes
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _few_replicates() -> Iterator[None]:
+    """What more come to is tested elsewhere."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("interval", "difference"):
+            patch.setattr(summary, name, partial(getattr(summary, name), replicates=200))
+        yield
+
+
 @pytest.fixture(scope="module")
 def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The page of two comparisons, one with too few seeds, and of parity."""
     directory = tmp_path_factory.mktemp("validation")
     records = (
         comparison(sides=("equal", "preset", "sb3")),
-        comparison("a&b #1", ("preset", "sb3"), seeds=2, decided=False),
+        comparison("a&b #1", ("preset", "sb3"), seeds=2),
     )
     return directory, report(directory, *records, parity=PARITY)
 
 
 def test_page_tells_the_numbers_of_every_side(both):
     text = "".join(Page(both[1]).text)
-    for number in ("111.1", "101.5 to 122.2", "112.5", "1 of 3", "55.5", "0.88", "0.50 to 1.00", "1,988", "321 MB"):
+    # Ours end at 240 to 280, of which 240 and 250 are below 260, the middle of 20 and 500; SB3's at 100 to 140.
+    for number in ("260.0", "120.0", "2 of 5", "5 of 5", "130.0", "60.0", "1.00", "1.00 to 1.00", "1,988", "321 MB"):
         assert number in text
-    for told in ("+0.250", "+0.125 to +0.500", "better", "CartPole-v1: dqn-cartpole", "title of <preset>", "Abacus 7"):
+    _, low, high = comparison().against_sb3["equal"].difference
+    assert "+0.292" in text  # 140 / 480
+    assert f"{low:+.3f} to {high:+.3f}" in text
+    for told in (
+        "better",
+        "CartPole-v1: dqn-cartpole",
+        "title of <preset>",
+        "Abacus 7",
+        "4,000 environment steps, 5 seeds",
+    ):
         assert told in text
-    assert "graftwork validate returns dqn-cartpole --seeds 3" in text
+    assert "graftwork validate returns dqn-cartpole --seeds 5" in text
     assert "torch 2.13.0, stable-baselines3 2.9.2" in text
     assert '"discount": 0.99' in text
 
@@ -191,8 +202,20 @@ def test_every_picture_is_shown_and_says_what_it_is(both):
 
 def test_fewer_than_three_seeds_show_final_returns_and_no_verdict(both):
     text = "".join(Page(both[1]).text)
-    assert "Intervals and a verdict need at least 3 seeds" in text
-    assert "2 seeds a side" in text
+    assert "Intervals need 3 seeds, a verdict 5; these are" in text
+    assert "2 of 5 seeds a side" in text
+
+
+@pytest.mark.parametrize("seeds", [3, 4])
+def test_fewer_than_five_seeds_have_intervals_and_no_verdict(seeds: int, tmp_path):
+    record = comparison(seeds=seeds)
+    assert record.against_sb3["equal"].difference[1] > 0.05
+    assert record.against_sb3["equal"].verdict == "undecided"
+    text = "".join(Page(report(tmp_path, record)).text)
+    assert "undecided" in text
+    assert "a verdict needs 5 seeds" in text
+    assert f"{seeds} of 5 seeds a side" in text
+    assert "No comparison has a verdict yet: it takes 5 seeds of each side." in text
 
 
 def test_parity_says_how_much_differs(both):
@@ -203,18 +226,28 @@ def test_parity_says_how_much_differs(both):
 
 
 def test_page_without_parity_has_no_such_section(tmp_path):
-    html = report(tmp_path, comparison(seeds=1, decided=False))
+    html = report(tmp_path, comparison(seeds=1))
     assert "parity" not in html.lower()
-    assert "No comparison has a verdict yet: it takes 3 seeds of each side." in html
+    assert "No comparison has a verdict yet: it takes 5 seeds of each side." in html
     assert not (tmp_path / "comparisons.png").exists()
 
 
+def test_page_of_parity_alone(tmp_path, capsys):
+    (tmp_path / "parity.csv").write_text(PARITY)
+    assert main(["report", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == f"{tmp_path}/index.html\n"
+    text = "".join(Page((tmp_path / "index.html").read_text()).text)
+    assert "No returns have been compared yet." in text
+    assert "1 of 2 quantities differ" in text
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["index.html", "parity.csv"]
+
+
 def test_comparison_without_a_finished_seed_has_a_page(tmp_path):
-    assert "0 seeds a side" in report(tmp_path, comparison(seeds=0, decided=False))
+    assert "0 of 5 seeds a side" in report(tmp_path, comparison(seeds=0))
 
 
 def test_same_files_make_the_same_bytes(tmp_path):
-    report(tmp_path, comparison(seeds=5), parity=PARITY)
+    report(tmp_path, comparison(), parity=PARITY)
     before = {path.name: path.read_bytes() for path in write_report(tmp_path)}
     after = {path.name: path.read_bytes() for path in write_report(tmp_path)}
     assert list(before) == ["index.html", "comparisons.png", "dqn-cartpole-curves.png", "dqn-cartpole-profile.png"]
@@ -222,7 +255,7 @@ def test_same_files_make_the_same_bytes(tmp_path):
 
 
 def test_curve_is_the_interquartile_mean_on_a_common_axis(tmp_path, monkeypatch):
-    record = comparison(seeds=5, shift=100.0)
+    record = comparison(shift=100.0)
     (axis,) = drawn(monkeypatch, draw_curves, record, tmp_path / "curves.png")
     sb3, ours = [line for line in axis.get_lines() if len(line.get_xdata()) == 2 and line.get_linestyle() == "-"]
     assert ours.get_xdata().tolist() == [2004, 4000]  # where the last seed begins
@@ -235,7 +268,7 @@ def test_curve_is_the_interquartile_mean_on_a_common_axis(tmp_path, monkeypatch)
 
 
 def test_two_seeds_are_thin_lines_about_their_mean(tmp_path, monkeypatch):
-    (axis,) = drawn(monkeypatch, draw_curves, comparison(seeds=2, decided=False), tmp_path / "curves.png")
+    (axis,) = drawn(monkeypatch, draw_curves, comparison(seeds=2, shift=0.0), tmp_path / "curves.png")
     ends = [line.get_ydata()[-1] for line in axis.get_lines() if line.get_linestyle() == "-"]
     assert ends == [100, 110, 105] * 2
     assert axis.get_ylabel() == "return, mean over seeds"
@@ -254,10 +287,11 @@ def test_differences_of_all_comparisons_are_beside_their_margins(tmp_path, monke
     labels = [label.get_text() for label in scores.get_yticklabels()]
     assert labels == ["dqn-cartpole, same settings", "dqn-cartpole, its preset", r"b_\$1, its preset"]
     assert [text.get_text() for text in differences.texts] == ["better"] * 3
-    bounds = [line.get_xdata() for line in differences.get_lines() if list(line.get_xdata()) == [0.125, 0.5]]
+    ends = [*records[0].against_sb3["equal"].difference[1:]]
+    bounds = [line.get_xdata() for line in differences.get_lines() if list(line.get_xdata()) == ends]
     assert len(bounds) == 3
     iqm = [line.get_xdata()[0] for line in scores.get_lines() if len(line.get_xdata()) == 1]
-    assert iqm == pytest.approx([(111.11 - 20) / 480] * 6)
+    assert iqm == pytest.approx([240 / 480, 100 / 480] * 3)  # of 260 and 120
     assert scores.get_xlim()[0] <= 0 < 1 <= scores.get_xlim()[1]
 
 
@@ -272,7 +306,7 @@ def test_directory_without_a_comparison_is_refused(tmp_path, exists: bool):
     directory = tmp_path / "empty"
     if exists:
         (directory / "returns").mkdir(parents=True)
-    with pytest.raises(ValueError, match=r"^.*empty: has no comparison in returns/; make one by `graftwork validate"):
+    with pytest.raises(ValueError, match=r"^.*empty: has neither a comparison in returns/ nor parity.csv; `graftwork"):
         write_report(directory)
 
 
@@ -282,6 +316,7 @@ def test_directory_without_a_comparison_is_refused(tmp_path, exists: bool):
         ("a,b\n1,2\n", "columns must be check,env,.*, got a,b"),
         (PARITY + "dqn,CartPole-v1,3\n", "line 4 is no row of a check"),
         (PARITY.replace("13,weights", "13,weights,7"), "line 3 is no row of a check"),
+        (PARITY.replace(",0.0,equal", ",0.0"), "line 2 is no row of a check"),
         (PARITY.replace("9500,13", "many,13"), "line 3 is no row of a check"),
         (PARITY.replace("differs", "equal"), "line 3 says equal, but its numbers say differs"),
         (PARITY + '"', "is no table"),
@@ -295,7 +330,33 @@ def test_damaged_parity_file_is_refused_before_anything_is_written(tmp_path, tex
     assert sorted(path.name for path in tmp_path.iterdir()) == ["parity.csv", "returns"]
 
 
+@pytest.mark.parametrize(
+    ("file", "old", "new", "text"),
+    [
+        (
+            ".json",
+            '"verdict": "better"',
+            '"verdict": "equivalent"',
+            "against_sb3.equal.verdict=equivalent, now better by",
+        ),
+        (".json", '"seeds": 5', '"seeds": 20', "results.equal.seeds=20, now 5 by the rows of dqn-cartpole.csv"),
+        (".json", '"mean": 260.0', '"mean": 260.1', "results.equal.mean=260.1, now 260.0 by"),
+        (".csv", "equal,3,4000,270.0", "equal,3,4000,271.0", "results.equal."),
+        (".csv", "\nsb3,4,4000,140.0", "\nsb3,7,4000,140.0", "sb3, seed 4 is not in dqn-cartpole.csv"),
+    ],
+)
+def test_result_that_its_rows_do_not_come_to_is_refused(file, old, new, text, tmp_path):
+    write(tmp_path / "returns", comparison())
+    path = tmp_path / f"returns/dqn-cartpole{file}"
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new, 1))
+    with pytest.raises(ValueError, match=r"^[^\n]*$") as caught:
+        write_report(tmp_path)
+    assert text in str(caught.value)
+    assert [each.name for each in tmp_path.iterdir()] == ["returns"]
+
+
 def test_results_of_other_sides_than_there_are_are_refused(tmp_path):
     altered = comparison().model_copy(update={"against_sb3": {}})
-    with pytest.raises(ValueError, match=r"dqn-cartpole\.json: results must be of the sides that there are"):
+    with pytest.raises(ValueError, match=r"dqn-cartpole\.json: against_sb3\.equal=null, now \{"):
         report(tmp_path, altered)

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -16,6 +17,7 @@ import pytest
 
 import graftwork as gw
 from graftwork.__main__ import main
+from graftwork.training.lock import RunLock
 from graftwork.validation import job as jobs
 from graftwork.validation import ours, returns, summary
 from graftwork.validation.commands import table
@@ -41,7 +43,7 @@ checkpoint: {period: 40}
 
 # In place of a process that trains: its returns follow from side and seed, and no one waits for them.
 QUICK = """
-import json, sys, time
+import json, os, sys, time
 from pathlib import Path
 directory = Path(sys.argv[1])
 job = json.loads((directory / "job.json").read_text())
@@ -53,6 +55,8 @@ if todo == "fail":
     print("starting up")
     print("ValueError: the env exploded", file=sys.stderr)
     sys.exit(3)
+if todo == "die":
+    os.kill(os.getpid(), 9)
 if todo == "hang":
     (directory / "hangs").touch()
     time.sleep(60)
@@ -104,24 +108,26 @@ def starts(tmp_path: Path) -> dict[str, int]:
 
 def test_all_sides_are_run_and_compared(comparison, quick, tmp_path):
     lines: list[str] = []
-    record = run(comparison, 4, tmp_path, lines)
+    record = run(comparison, 5, tmp_path, lines)
     assert record == read(tmp_path / "out", "dqn-toy")
     assert [(row.side, row.seed) for row in record.rows] == [
-        (s, i) for s in ("equal", "preset", "sb3") for i in range(4)
+        (s, i) for s in ("equal", "preset", "sb3") for i in range(5)
     ]
-    row = record.rows[5]
+    row = record.rows[6]
     assert (row.final, row.area, row.steps, row.failed) == (16.1, pytest.approx(12.05), 304, True)
     assert [(point.step, point.return_) for point in record.points[:2]] == [(152, 8.0), (304, 10.0)]
-    assert record.results["sb3"].iqm[0] == pytest.approx(10.15)  # mean of 10.1 and 10.2, the middle half
-    assert record.results["preset"].mean == pytest.approx(16.15)
-    assert record.results["preset"].failure_rate == 1.0  # 16.3 is below 16.5, the middle of 9 and 24
+    assert record.results["sb3"].iqm[0] == pytest.approx(10.2)  # mean of 10.1 to 10.3, the middle half
+    assert record.results["preset"].mean == pytest.approx(16.2)
+    assert record.results["preset"].failure_rate == 1.0  # 16.4 is below 16.5, the middle of 9 and 24
     assert record.against_sb3["equal"].difference[0] == 0.0
     assert record.against_sb3["equal"].probability_of_improvement[0] == 0.5
     assert record.against_sb3["preset"].difference[0] == pytest.approx(6.0 / 15)
     assert record.against_sb3["preset"].verdict == "better"
     assert record.versions == {"torch": "2.13.0"}
-    assert lines[0] == f"dqn-toy: 0 of 12 runs are done, {jobs.cores()} at a time"
-    assert len(lines) == 13
+    assert record.declared_seeds == 20
+    assert record.command == "graftwork validate --seeds 5"
+    assert lines[0] == f"dqn-toy: 0 of 15 runs are done, {jobs.cores()} at a time"
+    assert len(lines) == 16
     assert lines[-1].endswith("; none left")
 
 
@@ -131,6 +137,9 @@ def test_what_is_done_is_not_done_again(comparison, quick, tmp_path):
     assert set(starts(tmp_path).values()) == {1}
     assert len(five.rows) == 15
     assert [row for row in five.rows if row.seed < 3] == list(three.rows)
+    again = run(comparison, 3, tmp_path)
+    assert again == five
+    assert again.command.endswith("--seeds 5")  # that makes all the rows
 
 
 def test_rows_that_are_written_count_as_done_without_their_runs(comparison, quick, tmp_path):
@@ -203,10 +212,12 @@ def test_other_settings_are_refused_by_their_first_field(removed, comparison, qu
     assert {path: path.read_bytes() for path in (tmp_path / "out").glob("*")} == before
 
 
-def test_margin_and_range_cannot_change_afterwards(comparison, quick, tmp_path):
+def test_margin_seeds_and_range_cannot_change_afterwards(comparison, quick, tmp_path):
     run(comparison, 3, tmp_path)
     with pytest.raises(ValueError, match=r"dqn-toy.json: was declared with margin=0.05, now 0.1: delete it"):
         run(comparison.model_copy(update={"margin": 0.1}), 3, tmp_path)
+    with pytest.raises(ValueError, match=r"dqn-toy.json: was declared with seeds=20, now 5: delete it"):
+        run(comparison.model_copy(update={"seeds": 5}), 3, tmp_path)
     wider = ScoreRange(random=9, best=25)
     with pytest.raises(ValueError, match=r"was declared with range=\[9.0, 24.0\], now \[9.0, 25.0\]"):
         run(comparison.model_copy(update={"range": wider}), 3, tmp_path)
@@ -237,6 +248,44 @@ def test_impossible_request_is_refused_before_anything_is_run(seeds, options, te
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("option", ["runs", "out"])
+def test_directory_that_cannot_be_made_is_refused_before_anything_is_run(option, comparison, quick, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match=rf"^--{option}: {tmp_path}/file/x[^\n]*: Not a directory$"):
+        run(comparison, 3, tmp_path, **{option: tmp_path / "file/x"})
+    assert starts(tmp_path) == {}
+
+
+def test_second_call_is_told_that_the_first_is_at_work(comparison, quick, tmp_path):
+    (tmp_path / "runs/dqn-toy").mkdir(parents=True)
+    with RunLock(tmp_path / "runs/dqn-toy"), pytest.raises(ValueError, match=rf"in use by process {os.getpid()}; "):
+        run(comparison, 3, tmp_path)
+    assert starts(tmp_path) == {}
+    assert run(comparison, 3, tmp_path).seeds == [0, 1, 2]
+
+
+def test_log_of_an_earlier_process_is_kept_and_is_not_the_reason_of_a_later_one(comparison, quick, tmp_path):
+    log = tmp_path / "runs/dqn-toy/sb3-0/log.txt"
+    log.parent.mkdir(parents=True)
+    log.write_text("as it was\n")
+    quick.write_text(json.dumps({"sb3-0": "die"}))
+    with pytest.raises(
+        ChildProcessError, match=r"^sb3, seed 0, failed: no word of it \(ended by signal 9; all of it in "
+    ):
+        run(comparison, 3, tmp_path)
+    assert log.read_text() == "as it was\n"
+
+
+@pytest.mark.parametrize("copied", ["result.json", "job.json"])
+def test_copied_run_is_not_another_seed(copied, comparison, quick, tmp_path):
+    run(comparison, 3, tmp_path)
+    folder = tmp_path / "runs/dqn-toy"
+    (folder / f"sb3-1/{copied}").write_bytes((folder / f"sb3-0/{copied}").read_bytes())
+    expected = rf"^{folder}/sb3-1: is of sb3, seed 0; delete it, and that seed is run again$"
+    with pytest.raises(ValueError, match=expected):
+        run(comparison, 3, tmp_path)
+
+
 def test_damaged_result_is_named(comparison, quick, tmp_path):
     run(comparison, 3, tmp_path)
     path = tmp_path / "runs/dqn-toy/sb3-1/result.json"
@@ -260,20 +309,21 @@ def command(tmp_path: Path, *arguments: str) -> int:
 
 
 def test_table_is_printed_and_what_happens_told_apart(declared, tmp_path, capsys):
-    assert command(tmp_path, "dqn-toy", "--seeds", "3") == 0
+    assert command(tmp_path, "dqn-toy", "--seeds", "5") == 0
     out, err = capsys.readouterr()
     lines = out.splitlines()
     assert lines[0] == "CartPole-v1, 300 steps, range 9 to 24, margin 5% of it"
     assert len(lines) == 5
-    assert lines[3].endswith("better +40.0% [+39.3, +40.7]")
+    assert "5 of 20  16.2 [" in lines[3]
+    assert lines[3].endswith("better +40.0% [+38.9, +41.1]")
     assert lines[4].startswith("SB3 DQN")
-    assert err.splitlines()[0].startswith("dqn-toy: 0 of 9 runs are done")
+    assert err.splitlines()[0].startswith("dqn-toy: 0 of 15 runs are done")
     assert sorted(path.name for path in (tmp_path / "out/returns").iterdir()) == [
         *("dqn-toy-curves.csv", "dqn-toy.csv", "dqn-toy.json")
     ]
     assert (
         read(tmp_path / "out/returns", "dqn-toy").command
-        == "graftwork validate returns dqn-toy --seeds 3 --against sb3"
+        == "graftwork validate returns dqn-toy --against sb3 --seeds 5"
     )
 
 
@@ -286,8 +336,22 @@ def test_json_is_one_object(declared, tmp_path, capsys):
 def test_worse_is_exit_status_1(declared, tmp_path, capsys):
     script = tmp_path / "quick.py"
     script.write_text(QUICK.replace('"preset": 16.0', '"preset": 6.0'))
-    assert command(tmp_path, "dqn-toy", "--seeds", "3") == 1
+    assert command(tmp_path, "dqn-toy", "--seeds", "3") == 0
+    assert "undecided, a verdict needs 5 seeds -26.7%" in capsys.readouterr().out
+    assert command(tmp_path, "dqn-toy", "--seeds", "5") == 1
     assert "worse -26.7%" in capsys.readouterr().out
+
+
+def test_seeds_are_as_many_as_were_declared(declared, tmp_path, monkeypatch, capsys):
+    asked: list[int] = []
+
+    def refuse(comparison: Comparison, num_seeds: int, **_: object) -> None:
+        asked.append(num_seeds)
+        raise ValueError("enough")
+
+    monkeypatch.setattr(returns, "run", refuse)
+    assert command(tmp_path, "dqn-toy") == 2
+    assert asked == [20]
 
 
 def test_failed_run_is_one_line_and_exit_status_1(declared, quick, tmp_path, capsys):
@@ -362,6 +426,22 @@ def test_a_run_of_ours_that_was_stopped_goes_on(comparison, tmp_path):
     assert (halves.curve, halves.final, halves.steps) == (whole.curve, whole.final, whole.steps)
     assert sum(steps for steps, _ in json.loads((tmp_path / "halves/times.json").read_text())) == whole.steps
     assert halves.seconds == pytest.approx(halves.steps / halves.steps_per_second)
+
+
+def test_damaged_times_are_named(comparison, tmp_path):
+    (tmp_path / "times.json").write_text("[[304, 1.5]")
+    side = comparison.sides()["equal"]
+    asked = Job(side="equal", seed=0, config=side.config, arguments=None, settings={}, episodes=4)
+    with pytest.raises(
+        ValueError, match=r"^\S*/times.json: is damaged; delete it, and that seed's time is taken again$"
+    ):
+        ours.train(asked, tmp_path)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere no one tells a process that its parent has died")
+def test_process_without_its_parent_ends_before_it_trains(tmp_path):
+    found = subprocess.run([*returns.COMMAND, str(tmp_path), str(os.getppid())], capture_output=True, check=False)
+    assert (found.returncode, found.stdout, found.stderr) == (128 + signal.SIGTERM, b"", b"")
 
 
 def test_run_that_ended_before_its_time_was_noted_is_trained_again(comparison, tmp_path):
