@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -175,6 +176,15 @@ def test_partial_result_has_equal_seeds_on_all_sides_and_intervals_from_three_on
     assert table(partial).startswith("CartPole-v1, 300 steps, range 9 to 24, margin 5% of it")
 
 
+@pytest.fixture
+def heeds_interrupts() -> Iterator[None]:
+    """Also where a shell has started the tests in its background, with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeds_interrupts")
 def test_interrupt_ends_the_processes_and_keeps_what_is_done(comparison, quick, tmp_path):
     quick.write_text(json.dumps({"equal-2": "hang"}))
     hangs = tmp_path / "runs/dqn-toy/equal-2/hangs"
