@@ -4,12 +4,13 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces import Discrete
 from torch import Tensor
 
 from ...spaces import one_line
 from ..contract import EnvSpec, EnvStep, Episode
 from ..gymnasium_envs import TRAINING
+from ..memory import part_of
 from ..state import StateDict, expect_keys
 from .draws import child, env_keys
 from .game import Game
@@ -126,7 +127,7 @@ class NativeEnvs:
         self.device = torch.device(device)
         self.spec = EnvSpec(
             id=game.env_id,
-            observation_space=space if observe is None else _part(space, observe),
+            observation_space=space if observe is None else part_of(space, observe),
             num_actions=game.num_actions,
             action_start=0,
             action_space=one_line(Discrete(game.num_actions)),
@@ -193,13 +194,3 @@ class NativeEnvs:
         ended &= length > 0  # the others are at rest
         self._finished += map(Episode, return_[ended].tolist(), length[ended].tolist())
         self._ends = []
-
-
-def _part(space: Box, entries: tuple[int, ...]) -> Box:
-    """The space of some entries of a vector; ValueError as of PartialObservation."""
-    if len(space.shape) != 1:
-        raise ValueError(f"env.observe needs a vector observation, but the environment has {one_line(space)}")
-    size = space.shape[0]
-    if not entries or not all(0 <= entry < size for entry in entries):
-        raise ValueError(f"env.observe={list(entries)}: must name entries from 0 to {size - 1}")
-    return Box(space.low[list(entries)], space.high[list(entries)], dtype=space.dtype.type)

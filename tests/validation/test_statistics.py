@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import warnings
+from importlib import import_module
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
@@ -37,8 +38,8 @@ def rng(seed: int = 0) -> np.random.Generator:
 def rliable() -> SimpleNamespace:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # its own, and its dependencies'
-        library: ModuleType = pytest.importorskip("rliable.library")
-        metrics: ModuleType = pytest.importorskip("rliable.metrics")
+        library: ModuleType = import_module("rliable.library")
+        metrics: ModuleType = import_module("rliable.metrics")
     return SimpleNamespace(
         intervals=library.get_interval_estimates,
         profile=library.create_performance_profile,
