@@ -38,7 +38,7 @@ class NormalisedValueHead(ValueHead):
     def adapt(self, mean: Tensor, variance: Tensor) -> None:
         """Move the statistics towards those of a batch of targets, each []; no value changes.
 
-        Those of the first batch are taken as they are.
+        But for the first batch: its statistics are taken as they are, and values begin about its mean instead of 0.
         """
         mean_before, deviation_before = self.mean.clone(), self.deviation
         rate = torch.where(self.is_new, 1.0, RATE)
@@ -46,6 +46,8 @@ class NormalisedValueHead(ValueHead):
         # Of the mixture. A mean square less the square of the mean would cancel where returns are large and alike.
         self.variance.copy_((1 - rate) * (self.variance + rate * shift**2) + rate * variance)
         self.mean.add_(rate * shift)
+        weight = self.linear.weight * deviation_before / self.deviation
+        bias = (mean_before + deviation_before * self.linear.bias - self.mean) / self.deviation
+        self.linear.weight.copy_(torch.where(self.is_new, self.linear.weight, weight))
+        self.linear.bias.copy_(torch.where(self.is_new, self.linear.bias, bias))
         self.is_new.fill_(False)
-        self.linear.weight.mul_(deviation_before / self.deviation)
-        self.linear.bias.copy_((mean_before + deviation_before * self.linear.bias - self.mean) / self.deviation)

@@ -19,15 +19,24 @@ def test_the_first_batch_is_taken_over_and_later_ones_in_part() -> None:
     assert head.variance.item() == pytest.approx(14.4 + 22.5 + 202.5)
 
 
+def test_the_first_batch_takes_values_to_its_own_scale() -> None:
+    head, features = NormalisedValueHead(3), torch.randn(7, 3)
+    before = head(features).detach()
+    head.adapt(torch.tensor(-80.0), torch.tensor(9.0))
+    torch.testing.assert_close(head(features), -80.0 + 3.0 * before)
+
+
 def test_adapting_changes_no_value_but_the_scale_of_what_is_learnt() -> None:
     head, features = NormalisedValueHead(3), torch.randn(7, 3)
+    head.is_new.fill_(False)
     before = head(features).detach()
     head.adapt(torch.tensor(30.0), torch.tensor(400.0))
     torch.testing.assert_close(head(features), before, rtol=1e-5, atol=1e-4)
-    # value = 30 + 20 layer(x): what the layer is off by is a twentieth of what the value is.
-    torch.testing.assert_close(head.linear(features).squeeze(-1), (before - 30.0) / 20.0, rtol=1e-5, atol=1e-5)
+    # A tenth of the way: the mean is 3, the variance 0.9 * (1 + 0.1 * 30**2) + 0.1 * 400 = 121.9.
+    deviation = 121.9**0.5
+    torch.testing.assert_close(head.linear(features).squeeze(-1), (before - 3.0) / deviation, rtol=1e-5, atol=1e-5)
     (slope,) = torch.autograd.grad(head(features).sum(), head.linear.bias)
-    assert slope.item() == pytest.approx(7 * 20.0)
+    assert slope.item() == pytest.approx(7 * deviation)
 
 
 def test_targets_that_are_all_alike_keep_the_deviation_above_zero() -> None:
