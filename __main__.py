@@ -1,5 +1,6 @@
 """The command line: `graftwork --help`."""
 
+import gc
 import json
 import os
 import re
@@ -38,6 +39,9 @@ Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="[FIELD=VALUE]...", help="Such as seed=3 agent.discount=0.995 tracker=wandb."),
 ]
+Profile = Annotated[
+    bool, typer.Option("--profile", help="Trace some batches, for ui.perfetto.dev, and sum up, in RUN/profile.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
@@ -68,6 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def train(
     preset: Annotated[str, typer.Argument(metavar="PRESET|FILE", help="As `list` names it, or a YAML file.")],
     overrides: Overrides = None,
+    profile: Profile = False,
 ) -> None:
     """Train from the beginning, in a new run directory.
 
@@ -75,17 +80,19 @@ def train(
     agent.encoder.kind evaluation.period; of tasks: epochs data.name task.encoder.kind task.learning_rate. The
     config.yaml of a run lists every field. Ctrl-C saves and ends.
     """
-    from . import runs
+    with _without_collections():
+        from . import runs
 
-    _conclude(runs.train(preset, *(overrides or ())))
+    _conclude(runs.train(preset, *(overrides or ()), profile=profile))
 
 
 @app.command()
-def resume(run: RunDir, overrides: Overrides = None) -> None:
+def resume(run: RunDir, overrides: Overrides = None, profile: Profile = False) -> None:
     """Continue a run as if it had never stopped; steps=... trains longer."""
-    from . import runs
+    with _without_collections():
+        from . import runs
 
-    _conclude(runs.resume(run, *(overrides or ())))
+    _conclude(runs.resume(run, *(overrides or ()), profile=profile))
 
 
 @app.command()
@@ -96,7 +103,8 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Play episodes that the run never saw, with its newest good checkpoint; or score a task on its test part."""
-    from . import runs, tasks
+    with _without_collections():
+        from . import runs, tasks
 
     result = runs.evaluate(run, episodes=episodes, seed=seed)
     if as_json:
@@ -155,7 +163,8 @@ def report(
 @app.command()
 def verify(run: RunDir, as_json: Json = False) -> None:
     """Replay a run's first 100 updates, and say whether this machine comes to the same bits; exit status 1 if not."""
-    from . import runs
+    with _without_collections():
+        from . import runs
 
     verification = runs.verify(run)
     print(json.dumps(verification.record()) if as_json else verification)
@@ -268,6 +277,21 @@ def _say(text: str) -> None:
     with suppress(OSError):  # a terminal that was closed since; 2>&- closes it from the start
         if sys.stderr is not None:
             print("graftwork:", " ".join(text.split()), file=sys.stderr, flush=True)
+
+
+@contextmanager
+def _without_collections() -> Iterator[None]:
+    """For the import of torch: what comes of it stays, and to look through it for garbage, again and again, takes a
+    tenth of the time to the first step. Nor is it looked through afterwards."""
+    if "torch" in sys.modules or not gc.isenabled():  # called from another program, whose garbage is its own affair
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @contextmanager

@@ -13,6 +13,7 @@ Recurrence needs no second algorithm: a feed-forward network learns from sequenc
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
@@ -41,6 +42,7 @@ from ..engine import (
 )
 from ..engine.agent import check_causal
 from ..engine.exploration import EpsilonGreedy
+from ..engine.phases import SAMPLING
 from ..engine.storage import byte_text
 from ..envs import EnvSpec
 from ..losses import log_policy, munchausen_bonus, signed_hyperbolic, signed_parabolic
@@ -199,6 +201,20 @@ class Batch(NamedTuple):
     told: tuple[Tensor, ...]  # each [learnt, N, ...], what the auxiliary heads should tell
 
 
+class Drawn(NamedTuple):
+    """What came from the replay for all batches of a call: N sequences of R rows, those of n-step sums included."""
+
+    observation: Observation  # [R+1, N, *obs]
+    is_first: Tensor  # [R+1, N]
+    state: State  # before row 0, each [N, ...]
+    action: Tensor  # [R, N], or [R, N, D] of D branches
+    reward: Tensor  # [L, N] of n_step rows
+    weight: Tensor  # [N]
+    successor: Maybe  # [L, N] its row
+    legal: Maybe  # [R+1, N, A]
+    fractions: Maybe  # of quantiles that the target network is asked for
+
+
 class DQN(Agent):
     """Takes the action of the highest value, but for epsilon or noise; learns values from replay."""
 
@@ -232,6 +248,7 @@ class DQN(Agent):
         )
         # Two, as a recording does not notice that layers have become noisy.
         self._greedy, self._noisily_greedy = (Recorded(self._best, network) for _ in range(2))
+        self._prepared = Recorded(self._prepare, self.target)
         optimizer = AdamConfig(epsilon=config.adam_epsilon).build(parameter_groups(network))
         self._update = GradientStep(self._loss, network, optimizer, config.max_gradient_norm, dropout)
 
@@ -269,7 +286,8 @@ class DQN(Agent):
     def learn(self, batch: Rollout) -> Metrics:
         """Store the rollout, then update as often as the config says; no metrics before `learning_starts`."""
         config = self.config
-        self.replay.add(batch if config.stored_state else replace(batch, state=()))
+        with SAMPLING:
+            self.replay.add(batch if config.stored_state else replace(batch, state=()))
         before, self.step = self.step, self.step + int(batch.valid.sum())
         self._explore.begin(self.step)
         if self.step < config.learning_starts or len(self.replay) == 0:
@@ -289,12 +307,14 @@ class DQN(Agent):
         """So many updates on one draw from the replay."""
         config, prioritised = self.config, self.config.prioritised
         importance = 1.0 if prioritised is None else prioritised.importance.at(self.step)
-        sample = self.replay.sample(count * config.batch_size, importance)
+        with SAMPLING:
+            sample = self.replay.sample(count * config.batch_size, importance)
         metrics = self._update(self._batches(sample, count), config.learning_rate.at(self.step))
         if prioritised is not None:
             valid = sample.rollout.valid[config.burn_in : config.sequence_length]
             error = self._update.last[-1]["td_error"]
-            self.replay.prioritise(sample.index, sequence_priority(error, valid, prioritised.sequence_max))
+            with SAMPLING:
+                self.replay.prioritise(sample.index, sequence_priority(error, valid, prioritised.sequence_max))
         if config.target_rate < 1.0:
             follow(self.target, self.network, config.target_rate)
         return metrics
@@ -312,52 +332,85 @@ class DQN(Agent):
         config, rollout, size = self.config, sample.rollout, self.config.batch_size
         if not config.stored_state:
             rollout = replace(rollout, state=self.network.initial_state(count * size))
-        learnt = slice(config.burn_in, config.sequence_length)
-        action, reward = rollout.action[learnt], sample.reward[learnt]
-        rows, valid = len(reward), rollout.valid[learnt].view(-1, count, size)
-        mean = valid / valid.sum((0, 2), keepdim=True).clamp(min=1)  # of each batch
-        masks = tuple(mask[config.burn_in :] for mask in maybe(rollout.action_mask))
-        successor = tuple(row[learnt] - config.burn_in for row in maybe(sample.successor))
-
-        # Of the first row itself the target network is asked for Munchausen's part only.
-        skipped = 0 if config.munchausen or successor else 1
+        learnt, end = slice(config.burn_in, config.sequence_length), None if config.double else config.sequence_length
+        has_successor = sample.successor is not None
+        rows, fractions = len(rollout.is_first) - config.burn_in, partial(config.value.draw, generator=self._draws)
         resample(self._noisy_target, self._draws)
-        output = self._of_target(rollout, config.burn_in + skipped)
-        if config.munchausen is not None:
-            reward = reward + self._bonus(config.munchausen, output[:rows], tuple(m[:rows] for m in masks), action)
-
-        end = None if config.double else config.sequence_length
-        num_online = len(rollout.is_first[config.burn_in : end])
+        following, reward, weight, *others = self._prepared(
+            Drawn(
+                rollout.observation,
+                rollout.is_first,
+                rollout.state,
+                rollout.action,
+                sample.reward,
+                sample.weight,
+                maybe(sample.successor),
+                maybe(rollout.action_mask),
+                fractions(rows - self._skipped(has_successor), count * size, target=True),
+            )
+        )
         parts = (
-            action,
+            rollout.action[learnt],
             reward,
             sample.discount[learnt],
-            mean.flatten(1) * sample.weight,
-            successor,
-            successors(output, successor, rows),
-            tuple(successors(mask, successor, rows) for mask in masks),
-            config.value.draw(num_online, count * size, target=False, generator=self._draws),
+            weight,
+            tuple(others[:has_successor]),
+            following,
+            tuple(others[has_successor:]),
+            fractions(rows if config.double else config.sequence_length - config.burn_in, count * size, target=False),
             tuple(target[learnt] for target in config.auxiliary.targets(rollout)),
         )
         for batch in zip(
-            *inputs_in_columns(rollout, size, end), *(in_columns(part, size, count) for part in parts), strict=True
+            *inputs_in_columns(rollout.observation, rollout.is_first, rollout.state, size, end),
+            *(in_columns(part, size, count) for part in parts),
+            strict=True,
         ):
             resample(self._noisy, self._draws)  # for each batch anew
             yield Batch(*batch)
 
-    def _of_target(self, rollout: Rollout, start: int) -> Tensor:
+    def _prepare(self, target: Network[Tensor], drawn: "Drawn") -> tuple[Tensor, ...]:
+        """Of all batches: what the target network says of successors, reward and weight, and the places and legal
+        actions of successors, where there are any; as of Batch."""
+        config = self.config
+        learnt = slice(config.burn_in, config.sequence_length)
+        action, reward = drawn.action[learnt], drawn.reward[learnt]
+        rows = len(reward)
+        valid = drawn.is_first[1:][learnt].logical_not().view(rows, -1, config.batch_size)
+        mean = valid / valid.sum((0, 2), keepdim=True).clamp(min=1)  # of each batch
+        masks = tuple(mask[config.burn_in :] for mask in drawn.legal)
+        successor = tuple(row[learnt] - config.burn_in for row in drawn.successor)
+
+        output = self._of_target(target, drawn, config.burn_in + self._skipped(bool(successor)))
+        if config.munchausen is not None:
+            reward = reward + self._bonus(config.munchausen, output[:rows], tuple(m[:rows] for m in masks), action)
+        return (
+            successors(output, successor, rows),
+            reward,
+            mean.flatten(1) * drawn.weight,
+            *successor,
+            *(successors(mask, successor, rows) for mask in masks),
+        )
+
+    def _skipped(self, has_successor: bool) -> int:
+        """Of the first row itself the target network is asked for Munchausen's part only."""
+        return 0 if self.config.munchausen or has_successor else 1
+
+    def _of_target(self, target: Network[Tensor], drawn: "Drawn", start: int) -> Tensor:
         """What the target network says of the rows from `start` on, [rows, N, A(, K)]."""
-        rows, size = rollout.num_rows + 1 - start, rollout.batch_size
-        asked = self.config.value.draw(rows, size, target=True, generator=self._draws)
+        size = drawn.is_first.shape[1]
         # A CPU takes half the time for columns few enough that their activations fit into its cache. Elsewhere it is
         # memory that counts: four batches without gradients take about what an update does.
-        part = max(_CACHED_ROWS // rollout.num_rows, 1) if rollout.reward.is_cpu else 4 * self.config.batch_size
-        inputs = zip(*inputs_in_columns(rollout, part, None), in_columns(asked, part, -(-size // part)), strict=True)
+        part = max(_CACHED_ROWS // (len(drawn.is_first) - 1), 1) if drawn.reward.is_cpu else 4 * self.config.batch_size
+        inputs = zip(
+            *inputs_in_columns(drawn.observation, drawn.is_first, drawn.state, part, None),
+            in_columns(drawn.fractions, part, -(-size // part)),
+            strict=True,
+        )
         features = (
-            (features_of(self.target, observation, is_first, state, start), at)
+            (features_of(target, observation, is_first, state, start), at)
             for observation, is_first, state, at in inputs
         )
-        return torch.cat([self.target.head(each, *at) for each, at in features], 1)
+        return torch.cat([target.head(each, *at) for each, at in features], 1)
 
     def _bonus(self, config: MunchausenConfig, output: Tensor, legal: Maybe, action: Tensor) -> Tensor:
         """Munchausen's part of the reward, [rows, N]; of branches the mean."""

@@ -9,7 +9,6 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from ..engine import Rollout
 from ..networks import Network, State
 from ..spaces import Observation, columns_of, rows_of
 
@@ -49,13 +48,12 @@ def to_branches(part: Tensor, shape: torch.Size) -> Tensor:
 
 
 def inputs_in_columns(
-    rollout: Rollout, size: int, end: int | None
+    observation: Observation, is_first: Tensor, state: State, size: int, end: int | None
 ) -> tuple[list[Observation], Sequence[Tensor], Sequence[State]]:
     """Observations, is_first and states of rows up to `end`, each in parts of `size` columns."""
-    observation = columns_of(rows_of(rollout.observation, slice(end)), size)
-    is_first = torch.split(rollout.is_first[:end], size, 1)
-    states = list(zip(*(torch.split(part, size) for part in rollout.state), strict=True)) or [()] * len(observation)
-    return observation, is_first, states
+    observations = columns_of(rows_of(observation, slice(end)), size)
+    states = list(zip(*(torch.split(part, size) for part in state), strict=True)) or [()] * len(observations)
+    return observations, torch.split(is_first[:end], size, 1), states
 
 
 def in_columns(part: Tensor | tuple[Tensor, ...], size: int, count: int) -> Sequence[Tensor | tuple[Tensor, ...]]:

@@ -8,7 +8,7 @@ from .gradient_step import GradientStep, NonFiniteError
 from .gradients import Metrics
 from .optimizers import AdagradConfig, AdamConfig, AdamWConfig, OptimizerConfig, RMSpropConfig, SGDConfig
 from .priorities import Priorities, PriorityError, PrioritySettings, sequence_priority
-from .recorded import Recorded
+from .recorded import Recorded, record
 from .replay import ReplayBuffer
 from .rollout import Rollout
 from .stateful import StateDict, Stateful, expect_keys, load_weights
@@ -48,5 +48,6 @@ __all__ = [
     "expect_keys",
     "gradient_check",
     "load_weights",
+    "record",
     "sequence_priority",
 ]

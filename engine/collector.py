@@ -8,6 +8,7 @@ from torch import Tensor
 from ..envs.contract import EnvStep, Episode, VectorEnv
 from ..networks.encoder import State
 from ..spaces import Observation, map_leaves, stack
+from .phases import ACTING, ENVIRONMENT
 from .rollout import Rollout
 from .stateful import StateDict, expect_keys
 
@@ -56,19 +57,22 @@ class Collector:
     def next(self) -> Rollout:
         """The next rollout; of whole episodes, as long as the longest, the others' rows after their end invalid."""
         if self._row is None or self._num_rows is None:
-            self._row = self._env.reset()
+            with ENVIRONMENT:
+                self._row = self._env.reset()
             self._state = self._agent.initial_state(self._env.num_envs)
         first_state, rows = self._state, [self._row]
         steps: list[Step] = []
         resting = torch.zeros_like(self._row.is_first)
         while not (resting.all() if self._num_rows is None else len(steps) == self._num_rows):
             row = rows[-1]
-            step = self._agent.act(
-                row.observation, self._state, row.is_first, explore=True, action_mask=row.action_mask
-            )
+            with ACTING:
+                step = self._agent.act(
+                    row.observation, self._state, row.is_first, explore=True, action_mask=row.action_mask
+                )
             self._state = step.state
             steps.append(step)
-            rows.append(self._env.step(step.action))
+            with ENVIRONMENT:
+                rows.append(self._env.step(step.action))
             if self._num_rows is None:
                 resting |= rows[-1].terminated | rows[-1].truncated
         self._row = rows[-1]

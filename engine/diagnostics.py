@@ -34,7 +34,7 @@ def measure(
             totals[name or type(module).__name__] = total = _Total()
             module.register_forward_hook(total)
     with _forked(copy):
-        _, _, gradients = Gradients(loss, copy, names)(batch)
+        gradients = Gradients(loss, copy, names)(batch).gradients
     metrics: Metrics = {}
     for name, total in totals.items():
         if total.count:

@@ -1,8 +1,9 @@
 """How a loss becomes an update: the one place that calls backward and an optimizer."""
 
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
-from typing import Generic
+from typing import Generic, NamedTuple
 
 import torch
 from torch import Tensor
@@ -82,29 +83,29 @@ class GradientStep(Generic[NetworkT, Batch]):
             self._begin()
         buffers = [buffer for part in self._buffers for buffer in part.values() if buffer is not None]
         before = [buffer.clone() for buffer in buffers]
-        history: list[Metrics] = []
-        norms: list[Tensor] = []  # of each parameter's gradient
+        entries: list[Metrics] = []
+        told: list[Told] = []
         measured: Metrics = {}
         with self._stream or nullcontext():
             for batch in batches:
                 if self._examines:
                     measured = measure(self._loss, self._network, self._trained, batch)
                     self._examines = False
-                loss, metrics, gradients = self._gradients(batch)
-                norms.append(torch.stack(torch._foreach_norm(gradients)))
-                norm = torch.linalg.vector_norm(norms[-1])
-                self._apply(gradients, norm, loss + norm)
-                history.append({"loss": loss, **metrics, "gradient_norm": norm})
+                loss, metrics, gradients, more = self._gradients(batch)
+                told.append(of := Told.of(more))
+                self._apply(gradients, of)
+                entries.append({"loss": loss, **metrics, "gradient_norm": of.norm})
         for parameter in self._trained.values():
             parameter.grad = None
-        means = {name: torch.stack([metrics[name] for metrics in history]).mean() for name in history[0]}
-        self.last = history
-        self.num_updates += len(history)
-        if not (means["loss"] + means["gradient_norm"]).isfinite():  # the one synchronisation of a call
+        self.last = entries
+        self.num_updates += len(entries)
+        if _mean([of.skips for of in told]):  # the one synchronisation of a call
             for buffer, value in zip(buffers, before, strict=True):
                 buffer.copy_(value)
-            raise NonFiniteError(self._culprit(history, norms))
-        return {**means, **measured}
+            raise NonFiniteError(self._culprit(entries, [of.norms for of in told]))
+        rows = ([entry["loss"], *of.means, of.norm] for entry, of in zip(entries, told, strict=True))
+        means = map(_mean, zip(*rows, strict=True))
+        return {**dict(zip(("loss", *metrics, "gradient_norm"), means, strict=True)), **measured}
 
     def examine(self, wanted: bool = True) -> None:
         """Whether the next call measures its first batch too, for metrics of that call alone; see diagnostics.measure.
@@ -141,24 +142,32 @@ class GradientStep(Generic[NetworkT, Batch]):
         self._trained = {name: parameter for name, parameter in self._owned.items() if parameter.requires_grad}
         if not self._trained:
             raise ValueError("nothing to update: every parameter is frozen (requires_grad=False)")
-        self._gradients = Gradients(self._loss, self._network, self._trained)
+        self._gradients = Gradients(self._loss, self._network, self._trained, self._tell)
         self._is_trained = [parameter.requires_grad for parameter in self._owned.values()]
         begin(self._optimizer)
 
-    def _apply(self, gradients: Outputs, norm: Tensor, total: Tensor) -> None:
-        """One optimizer step, unless `total` is not finite."""
+    def _tell(self, loss: Tensor, metrics: Metrics, gradients: Outputs) -> Outputs:
+        norms = torch.stack(torch._foreach_norm(gradients))
+        norm = torch.linalg.vector_norm(norms)
+        total = loss + norm
+        # x - x is NaN where x is not finite; isfinite would take five kernels.
+        skips = (total - total).isnan().float()
+        limit = math.inf if self._max_norm is None else self._max_norm
+        scale = (norm / limit).clamp(min=1.0).float()
+        return Told(norms, norm, skips, scale, [metric.mean() for metric in metrics.values()]).flat()
+
+    def _apply(self, gradients: Outputs, told: "Told") -> None:
+        """One optimizer step, unless loss or gradients are not finite."""
         if self._is_fused:
-            scale = None if self._max_norm is None else (norm / self._max_norm).clamp(min=1.0)
             # A fused optimizer divides by grad_scale and skips the step where found_inf is 1, both float32, without a
             # synchronisation; torch's own gradient scaler sets the same two attributes.
-            setattr(self._optimizer, "grad_scale", scale if scale is None else scale.float())  # noqa: B010
-            # x - x is NaN where x is not finite; isfinite would take five kernels.
-            setattr(self._optimizer, "found_inf", (total - total).isnan().float())  # noqa: B010 (a type checker knows neither)
-        elif not total.isfinite():
+            setattr(self._optimizer, "grad_scale", None if self._max_norm is None else told.scale)  # noqa: B010
+            setattr(self._optimizer, "found_inf", told.skips)  # noqa: B010 (a type checker knows neither)
+        elif told.skips:
             return
         elif self._max_norm is not None:
             # As torch's clip_grad_norm_ does it, to the last bit: with torch's own optimizers an update is torch's.
-            torch._foreach_mul_(gradients, (self._max_norm / (norm + 1e-6)).clamp(max=1.0))
+            torch._foreach_mul_(gradients, (self._max_norm / (told.norm + 1e-6)).clamp(max=1.0))
         for parameter, gradient in zip(self._trained.values(), gradients, strict=True):
             parameter.grad = gradient
         self._optimizer.step()
@@ -170,6 +179,29 @@ class GradientStep(Generic[NetworkT, Batch]):
                 return f"{name} is {value.mean().item()}; the last finite weights are kept"
         parameter = int(norms[update].isfinite().logical_not().int().argmax())
         return f"gradient of {list(self._trained)[parameter]} is not finite; the last finite weights are kept"
+
+
+class Told(NamedTuple):
+    """Of an update, recorded with its gradients."""
+
+    norms: Tensor  # [P] of each parameter's gradient
+    norm: Tensor  # [] of all
+    skips: Tensor  # [] float32, 1 where the loss or a gradient is not finite
+    scale: Tensor  # [] float32, what a gradient is divided by to be clipped
+    means: Outputs  # [] each, of the metrics
+
+    def flat(self) -> Outputs:
+        return [*self[:-1], *self.means]
+
+    @classmethod
+    def of(cls, flat: Outputs) -> "Told":
+        norms, norm, skips, scale, *means = flat
+        return cls(norms, norm, skips, scale, means)
+
+
+def _mean(values: Sequence[Tensor]) -> Tensor:
+    """Of scalars."""
+    return values[0] if len(values) == 1 else torch.stack([*values]).mean()
 
 
 def _check(name: str, parameter: Tensor, entries: StateDict) -> None:

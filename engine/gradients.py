@@ -1,7 +1,7 @@
 """Gradients of a loss by the parameters of a network."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Generic, TypeAlias, TypeVar
+from typing import Generic, NamedTuple, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,18 @@ Metrics: TypeAlias = dict[str, Tensor]
 Batch = TypeVar("Batch")
 
 
+More: TypeAlias = Callable[[Tensor, Metrics, Outputs], Outputs]  # of what a loss came to: itself, metrics, gradients
+
+
+class Found(NamedTuple):
+    """Of one batch, all detached."""
+
+    loss: Tensor  # []
+    metrics: Metrics
+    gradients: Outputs  # of each parameter
+    more: Outputs
+
+
 class Gradients(Generic[NetworkT, Batch]):
     """Of `loss(network, batch) -> (scalar, metrics)`; recorded where it can be, see Recorded."""
 
@@ -20,31 +32,32 @@ class Gradients(Generic[NetworkT, Batch]):
         loss: Callable[[NetworkT, Batch], tuple[Tensor, Metrics]],
         network: NetworkT,
         names: Iterable[str],
+        more: More | None = None,
     ) -> None:
-        """names: of the network's parameters that gradients are wanted of."""
-        self._loss, self._names = loss, tuple(names)
+        """names: of the network's parameters that gradients are wanted of; more: what else is, recorded with them."""
+        self._loss, self._names, self._more = loss, tuple(names), more
         self._metrics: tuple[str, ...] = ()
         self._flat = Recorded(self._eager, network)
 
-    def __call__(self, batch: Batch) -> tuple[Tensor, Metrics, Outputs]:
-        """Loss, metrics and the gradient of each parameter, all detached.
-
-        ValueError names a parameter that the loss does not depend on.
-        """
+    def __call__(self, batch: Batch) -> Found:
+        """ValueError names a parameter that the loss does not depend on."""
         loss, *others = self._flat(batch)
-        count = len(self._metrics)
-        return loss, dict(zip(self._metrics, others, strict=False)), others[count:]
+        first = len(self._metrics)
+        end = first + len(self._names)
+        return Found(loss, dict(zip(self._metrics, others, strict=False)), others[first:end], others[end:])
 
     def _eager(self, network: NetworkT, batch: Batch) -> tuple[Tensor, ...]:
         named: Mapping[str, nn.Parameter] = dict(network.named_parameters())
         loss, metrics = self._loss(network, batch)
         self._metrics = tuple(metrics)
         parameters = [named[name] for name in self._names]
-        gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+        gradients: Outputs = torch.autograd.grad(loss, parameters, allow_unused=True)
         if any(gradient is None for gradient in gradients):
             idle = next(name for name, gradient in zip(self._names, gradients, strict=True) if gradient is None)
             raise ValueError(f"{idle} has no part in the loss; freeze it: requires_grad_(False)")
-        return (loss.detach(), *metrics.values(), *_own(gradients, parameters))
+        loss, gradients = loss.detach(), _own(gradients, parameters)
+        more = () if self._more is None else self._more(loss, metrics, gradients)
+        return (loss, *metrics.values(), *gradients, *more)
 
 
 def _own(gradients: Sequence[Tensor], parameters: Sequence[Tensor]) -> list[Tensor]:

@@ -2,13 +2,17 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from operator import is_not
+from itertools import chain
+from operator import is_
 from types import BuiltinFunctionType
 from typing import Any, Generic, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.experimental.proxy_tensor import make_fx
+
+from . import accelerate
+from .accelerate import Function
 
 NetworkT = TypeVar("NetworkT", bound=nn.Module)
 Outputs: TypeAlias = tuple[Tensor, ...] | list[Tensor]
@@ -51,7 +55,7 @@ class Recorded(Generic[NetworkT]):
         if form not in self._recordings and len(self._recordings) < _MOST_FORMS:
             self._seen[form] += 1
             if self._seen[form] > _EAGER_FIRST:
-                self._recordings[form] = self._record(inputs, tensors)
+                self._record(form, inputs, tensors)
         return self._function(self._network, *inputs)
 
     def _begin(self) -> None:
@@ -61,26 +65,23 @@ class Recorded(Generic[NetworkT]):
         self._modules = modules
         parts = (part for module in modules for part in (module._modules, module._parameters, module._buffers))
         self._parts = [part for part in parts if part]
-        self._members = [tuple(part.values()) for part in self._parts]
+        self._members = [member for part in self._parts for member in part.values()]
         hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
         self._hooks = [getattr(module, name) for module in modules for name in hooks]
         self._state: list[Tensor] = [*self._network.parameters(), *self._network.buffers()]
         self._seen: Counter[object] = Counter()
-        self._recordings: dict[object, Callable[..., list[Tensor]] | None] = {}  # None where there can be none
+        self._recordings: dict[object, Function | None] = {}  # None where there can be none
 
     def _is_changed(self) -> bool:
-        return any(
-            len(part) != len(members) or any(map(is_not, part.values(), members))
-            for part, members in zip(self._parts, self._members, strict=True)
-        )
+        found = chain.from_iterable(map(dict.values, self._parts))
+        return sum(map(len, self._parts)) != len(self._members) or not all(map(is_, found, self._members))
 
-    def _record(self, inputs: tuple[Any, ...], tensors: list[Tensor]) -> Callable[..., list[Tensor]] | None:
-        """None if it cannot be, or comes to other bits. Draws nothing from torch's stream and changes no buffer.
-
-        The recording is a function of parameters, buffers and tensors.
-        """
+    def _record(self, form: object, inputs: tuple[Any, ...], tensors: list[Tensor]) -> None:
+        """Nothing, if it cannot be, or comes to other bits. Draws nothing from torch's stream and changes no buffer."""
+        self._recordings[form] = None
         if any(parameter._backward_hooks for parameter in self._network.parameters()):
-            return None
+            return
+        accelerator, text = accelerate.current(), None
         parameters, buffers = dict(self._network.named_parameters()), dict(self._network.named_buffers())
 
         def flat(*everything: Tensor) -> list[Tensor]:
@@ -102,16 +103,29 @@ class Recorded(Generic[NetworkT]):
             with torch.random.fork_rng(devices=()):
                 module, _ = result(make_fx(flat))
                 if any(map(_depends_on_values, module.graph.nodes)):
-                    return None
+                    return
+                if accelerator is not None:
+                    text = accelerator.read(module, [*self._state, *tensors])
                 _simplify(module)
-                recording: Callable[..., list[Tensor]] = module.forward
+                recording: Function = module.forward
                 with torch.no_grad():
                     actual, ours = result(recording)
                 expected, theirs = result(flat)
         except Exception:  # of whatever kind: the eager way, which comes to the same, has none
-            return None
-        is_same = len(actual) == len(expected) and all(map(_same, [*actual, *ours], [*expected, *theirs]))
-        return recording if is_same else None
+            return
+        if len(actual) != len(expected) or not all(map(_same, [*actual, *ours], [*expected, *theirs])):
+            return
+        recordings = self._recordings  # those of now: another network's begin anew
+        recordings[form] = recording
+        # What changes buffers is compiled no more than what draws: each call would have to give them back.
+        is_pure = all(map(torch.equal, ours, buffers.values()))
+        if accelerator is not None and text is not None and is_pure:
+            accelerator.submit(text, recording, lambda function: recordings.update({form: function}))
+
+
+def record(function: Callable[..., Outputs]) -> Callable[..., Outputs]:
+    """A function of tensors alone, as Recorded takes them."""
+    return Recorded(lambda _, *inputs: function(*inputs), nn.Module())
 
 
 class _Holder(nn.Module):

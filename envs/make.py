@@ -104,6 +104,7 @@ def native_envs(
     stream: int = TRAINING,
     autoreset: bool = True,
     device: torch.device | str = "cpu",
+    record: Callable[[native.Function], native.Function] = native.as_it_is,
 ) -> native.NativeEnvs:
     """Environments of a config whose backend is native; ValueError for entries to observe that are not there."""
     return native.NativeEnvs(
@@ -115,6 +116,7 @@ def native_envs(
         max_episode_steps=config.max_episode_steps,
         observe=config.observe,
         device=device,
+        record=record,
     )
 
 

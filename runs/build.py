@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..engine import Agent, Collector
+from ..engine import Agent, Collector, record
 from ..envs import EVALUATION, TRAINING, AtariVectorEnvs, GymnasiumEnvs, VectorEnv, env_maker, native_envs
 from ..envs.address import AnyEnv
 from ..networks import Encoder, has_batch_norm
@@ -100,7 +100,13 @@ def build_envs(
                 f"env.id={config.env.id} steps all environments at once and takes no wrapper; use env.backend=gymnasium"
             )
         return native_envs(
-            config.env, num_envs, config.seed, stream=stream, autoreset=autoreset, device=device_of(config)
+            config.env,
+            num_envs,
+            config.seed,
+            stream=stream,
+            autoreset=autoreset,
+            device=device_of(config),
+            record=record,
         )
     make = objects.env or env_maker(config.env, training=training)
 

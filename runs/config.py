@@ -87,6 +87,7 @@ class Settings(Config):
     run_dir: str | None = None  # None names it after the preset and the seed, under runs/
     device: Device = "cpu"  # auto is cuda if there is one
     threads: Threads | None = None  # of torch on a CPU; None is 1 for a network of under a million parameters
+    accelerate: bool = True  # compile, beside the run, what comes to the same bits in less time
     tracker: Literal["files", "wandb", "tensorboard"] = "files"  # local files are written in any case
     wandb: WandbConfig = WandbConfig()
     graft: GraftConfig = GraftConfig()

@@ -53,6 +53,7 @@ def train(
     network: Network[Any] | None = None,
     data: Data | None = None,
     quiet: bool = False,
+    profile: bool = False,
 ) -> Run:
     """Train from the beginning, everything saved under a new run directory.
 
@@ -60,7 +61,7 @@ def train(
     one gymnasium environment, `wrapper` wraps one; `encoder` or `network` is trained on from the weights it has; `data`
     is what a task learns from: a Dataset, arrays (inputs, targets), or a torch data set of such pairs. A run with such
     objects needs them again to be resumed or loaded; data not to be loaded, but to be evaluated. SIGINT and SIGTERM end
-    it after the current update, saved.
+    it after the current update, saved. profile: a trace of some batches, and a summary, go into the folder `profile`.
 
     Raises ValueError in one line, before anything is written, for whatever is wrong.
     """
@@ -71,8 +72,8 @@ def train(
         _check_stages(resolved, directory, str(config))
         directory.mkdir(parents=True, exist_ok=True)
         write_text(directory / CONFIG, dump(resolved))
-        return _run_stages(resolved, directory, quiet=quiet)
-    with Session(resolved, objects, source_of(resolved, objects), quiet=quiet) as session:
+        return _run_stages(resolved, directory, quiet=quiet, profile=profile)
+    with Session(resolved, objects, source_of(resolved, objects), quiet=quiet, profile=profile) as session:
         directory.mkdir(parents=True, exist_ok=True)
         with RunLock(directory):
             refuse_used(directory)  # again, now that nobody else can begin in it
@@ -88,17 +89,18 @@ def resume(
     network: Network[Any] | None = None,
     data: Data | None = None,
     quiet: bool = False,
+    profile: bool = False,
 ) -> Run:
     """Continue from the newest good checkpoint, bit for bit as if the run had never stopped.
 
     overrides: "steps=200000", or "epochs=60", trains longer. A damaged checkpoint is passed over, named, and kept. A
-    run that has reached its end is left as it is.
+    run that has reached its end is left as it is. profile: as of `train`.
     """
     objects = Objects(env, wrapper, encoder, network, None if data is None else as_dataset(data))
     if (stages := recorded_stages(run_dir)) is not None:
         if overrides or objects.names:
             raise ValueError(f"{run_dir} has stages: resume one of them, such as {run_dir}/{next(iter(stages.stages))}")
-        return _run_stages(stages, Path(run_dir).expanduser(), quiet=quiet)
+        return _run_stages(stages, Path(run_dir).expanduser(), quiet=quiet, profile=profile)
     directory, config = recorded(run_dir, overrides, objects)
     refuse_another_run(recorded(run_dir, (), objects)[1], config)
     config = config.model_copy(update={"objects": objects.names})
@@ -111,7 +113,7 @@ def resume(
                 raise checkpoint.NoCheckpointError(f"{error}, but {metrics} has rows: put one back") from error
             loaded = None  # killed before its first checkpoint: it begins again
         source = source_of(config, objects) if loaded is None else None
-        with Session(config, objects, source, quiet=quiet) as session:
+        with Session(config, objects, source, quiet=quiet, profile=profile) as session:
             return session.run(directory, loaded)
 
 
@@ -247,12 +249,15 @@ def _check_stages(config: StagesConfig, directory: Path, label: str) -> None:
                 built[str(directory / name)] = (resolved, session.schema, session.encoder)
 
 
-def _run_stages(config: StagesConfig, directory: Path, *, quiet: bool) -> Run:
+def _run_stages(config: StagesConfig, directory: Path, *, quiet: bool, profile: bool) -> Run:
     """Every stage to its end, or up to a signal; those that are done already are left as they are."""
     runs: dict[str, Run] = {}
     for name, stage in config.resolved(directory, str(directory / CONFIG)).items():
         own = directory / name
-        runs[name] = resume(own, quiet=quiet) if (own / CONFIG).is_file() else train(stage, run_dir=own, quiet=quiet)
+        if (own / CONFIG).is_file():
+            runs[name] = resume(own, quiet=quiet, profile=profile)
+        else:
+            runs[name] = train(stage, run_dir=own, quiet=quiet, profile=profile)
         if runs[name].signal is not None or runs[name].late_signal is not None:
             break
     last = runs[name]

@@ -12,12 +12,15 @@ import torch
 
 from ..configs import dump
 from ..engine import Agent, NonFiniteError, PriorityError, StateDict
+from ..engine.accelerate import Accelerator, accelerated, cache_directory
+from ..engine.phases import Stopwatch
 from ..envs import EnvironmentFailure, NonFiniteEnvError
 from ..networks import Encoder
 from ..tasks import Model, Schema
 from ..training import checkpoint
 from ..training.durable import write_text
 from ..training.interrupt import StopRequest
+from ..training.profile import Profile
 from ..training.progress import Progress
 from ..training.trackers import JsonlTracker, TensorboardTracker, Tracker, Trackers
 from ..training.trainer import Trainer, Verdict
@@ -30,6 +33,7 @@ from .parts import Objects, Parts
 from .receipt import RECEIPT, Recorder, recorder
 
 CONFIG, SCHEMA, CHECKPOINTS, FAILURE = "config.yaml", "schema.json", "checkpoints", "failure"
+PROFILE = "profile"
 
 
 @dataclass(frozen=True)
@@ -64,12 +68,23 @@ class Run:
 class Session:
     """Everything a run needs, built without writing anything; leaving it ends the environments."""
 
-    def __init__(self, config: AnyRunConfig, objects: Objects, source: Encoder | None, *, quiet: bool) -> None:
-        """source: of weights to begin with, where the config grafts one; None where a checkpoint has them."""
+    def __init__(
+        self,
+        config: AnyRunConfig,
+        objects: Objects,
+        source: Encoder | None,
+        *,
+        quiet: bool,
+        profile: bool = False,
+    ) -> None:
+        """source: of weights to begin with, where the config grafts one; None where a checkpoint has them.
+
+        profile: write a Profile in the end.
+        """
         if config.tracker == "tensorboard" and find_spec("tensorboard") is None:
             # The tracker says so too, but only once there is a run directory.
             raise ValueError(f"tracker={config.tracker}: not installed; pip install 'graftwork[tensorboard]'")
-        self._config, self._quiet = config, quiet
+        self._config, self._quiet, self._profiles = config, quiet, profile
         self._device = device_of(config)
         self._parts = build(config, objects, source)
         self._threads = threads_for(config, self._parts.learner.network)
@@ -137,6 +152,8 @@ class Session:
                 save=save,
                 examines=config.log.layers,
             )
+            stopwatch = self._profile(trainer, start) if self._profiles else Stopwatch()
+            accelerator = Accelerator(cache_directory(), progress.line) if config.accelerate else None
             exit_code = 1
             try:
                 if loaded is not None:
@@ -148,10 +165,16 @@ class Session:
                 receipt = recorder(path, parts.learner, config, machine, resumed_from, progress.line)
                 if loaded is not None:
                     self._write(directory)  # not before: one that does not fit must not replace one that does
-                trainer.run(stop, None if receipt is None else receipt.note)
+                with accelerated(accelerator), stopwatch:
+                    trainer.run(stop, None if receipt is None else receipt.note)
                 # A signal that comes during the last save has stopped nothing.
                 signal, late_signal = (None, stop.signal) if trainer.is_finished else (stop.signal, None)
                 exit_code = 0 if signal is None else 128 + signal
+                times, speed = stopwatch.times, (trainer.step - start) / stopwatch.times.total
+                trackers.log({"time/run/steps_per_second": speed, **times.record("time/run")}, trainer.step)
+                progress.line(f"time: {times} of {times.total:.1f} s; {speed:,.0f} steps/s")
+                if isinstance(stopwatch, Profile):
+                    progress.line(f"profile: {', '.join(map(str, stopwatch.write(directory / PROFILE)))}")
             except (NonFiniteError, NonFiniteEnvError, PriorityError, EnvironmentFailure) as error:
                 # The batch is half done, so this is no state to resume from: the weights alone, beside the checkpoints.
                 state = {"learner": {"network": parts.learner.network.state_dict()}}
@@ -171,6 +194,13 @@ class Session:
             signal,
             late_signal,
             stopped_early=is_early,
+        )
+
+    def _profile(self, trainer: Trainer[Any, Any], start: int) -> Profile:
+        """Of what a trainer does from the step `start` on."""
+        learner, steps = self._parts.learner, self._parts.steps
+        return Profile(
+            lambda: (learner.num_updates, (trainer.step - start) / max(steps - start, 1)), device=self._device
         )
 
     def _ended(self, directory: Path, loaded: checkpoint.Loaded, progress: Progress) -> Run:

@@ -153,7 +153,7 @@ def disk_full() -> CheckpointError:
     ],
 )
 def test_foreseen_error_is_one_line(error, status, line, monkeypatch, capsys):
-    def fail(*arguments):
+    def fail(*arguments, profile):
         raise error
 
     monkeypatch.setattr(graftwork.runs, "train", fail)
@@ -163,7 +163,7 @@ def test_foreseen_error_is_one_line(error, status, line, monkeypatch, capsys):
 
 @pytest.mark.parametrize("error", [RuntimeError("CUDA error"), TypeError("a bug"), KeyError("another")])
 def test_unforeseen_error_keeps_its_traceback(error, monkeypatch):
-    def fail(*arguments):
+    def fail(*arguments, profile):
         raise error
 
     monkeypatch.setattr(graftwork.runs, "train", fail)
@@ -173,7 +173,7 @@ def test_unforeseen_error_keeps_its_traceback(error, monkeypatch):
 
 @pytest.mark.filterwarnings("default")
 def test_warning_is_one_line(monkeypatch, capsys):
-    def warn(*arguments):
+    def warn(*arguments, profile):
         warnings.warn("\x1b[33mWARN: the bounds\nare odd\x1b[0m", stacklevel=1)
         raise ValueError("end")
 
@@ -188,7 +188,7 @@ def test_warning_is_one_line(monkeypatch, capsys):
 def test_signal_where_nothing_is_to_be_saved_ends_the_command(number, status, monkeypatch, capsys):
     handlers = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
 
-    def wait(*arguments):
+    def wait(*arguments, profile):
         os.kill(os.getpid(), number)
         time.sleep(60)
 
@@ -217,6 +217,18 @@ def test_train_prints_result_on_stdout_and_progress_on_stderr(tmp_path, capsys):
     assert commands == [f"evaluate {run_dir} --episodes 100", f"resume {run_dir} steps=200", f"report {run_dir}"]
     assert f"step {step}/100" in err
     assert "graftwork:" not in err
+
+
+def test_train_says_where_the_time_went_and_where_its_profile_is(tmp_path, capsys):
+    run_dir = tmp_path / "run"
+    assert main(["train", "dqn/cartpole", *SMALL, "steps=100", f"run_dir={run_dir}", "--profile"]) == 0
+    time_line, profile_line = capsys.readouterr().err.splitlines()[-3:-1]  # the last is the progress
+    assert time_line.startswith("time: ")
+    assert profile_line == f"profile: {run_dir}/profile/trace.json, {run_dir}/profile/summary.txt"
+    assert main(["resume", str(run_dir), "steps=150"]) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert sum(line.startswith("time: ") for line in lines) == 1
+    assert not any(line.startswith("profile: ") for line in lines)
 
 
 def test_printed_command_can_be_pasted(finished, monkeypatch, capsys):

@@ -7,6 +7,8 @@ from typing import Generic, Protocol, TypeVar
 
 from torch import Tensor
 
+from ..engine import accelerate
+from ..engine.phases import BATCHES, CHECKPOINTS, EVALUATION, LEARNING, TRACKING
 from ..engine.stateful import StateDict, Stateful, expect_keys
 from ..envs.contract import Episode
 from .evaluate import Interrupted
@@ -152,7 +154,7 @@ class Trainer(Generic[Batch, AnyVerdict]):
                 return
             before = self.step
             try:
-                with stop.abandonable():
+                with stop.abandonable(), BATCHES:
                     batch = self._source.next()
             except Abandoned:
                 self._progress.line("the batch under way does not end: it is given up")
@@ -160,14 +162,19 @@ class Trainer(Generic[Batch, AnyVerdict]):
             is_logged = crossed(self._periods.log, before, self.step)
             if self._examines:
                 self._learner.examine(is_logged)
-            metrics = self._learner.learn(batch)
-            if watch is not None and not watch(self.step, metrics):
-                watch = None
-            self._note(metrics)
-            if is_logged:
-                now = time.perf_counter()
-                self._log({"time/steps_per_second": (self.step - clock_step) / (now - clock)})
-                clock, clock_step = now, self.step
+            with LEARNING:
+                metrics = self._learner.learn(batch)
+            with TRACKING:
+                if watch is not None and not watch(self.step, metrics):
+                    watch = None
+                self._note(metrics)
+                if is_logged:
+                    now = time.perf_counter()
+                    speed = (self.step - clock_step) / (now - clock)
+                    self._log({"time/steps_per_second": speed})
+                    if (accelerator := accelerate.current()) is not None:
+                        accelerator.poll((self._steps - self.step) / speed)
+                    clock, clock_step = now, self.step
 
     def state_dict(self) -> StateDict:
         evaluator = self._evaluator.state_dict()
@@ -200,7 +207,8 @@ class Trainer(Generic[Batch, AnyVerdict]):
         self._counts = {_plain(name): count for name, count in loop["counts"].items()}
 
     def _checkpoint(self) -> None:
-        self._save(self.step, self.state_dict())
+        with CHECKPOINTS:
+            self._save(self.step, self.state_dict())
         self.saved_step = self.step
 
     def _evaluate_if_due(self, stop: StopRequest) -> None:
@@ -208,15 +216,16 @@ class Trainer(Generic[Batch, AnyVerdict]):
         if stop() or not (crossed(self._periods.evaluation, self._evaluated_at, self.step) or at_end):
             return
         try:
-            with stop.abandonable():
+            with stop.abandonable(), EVALUATION:
                 evaluation = self._evaluator(self.step, stop)
         except (Interrupted, Abandoned):
             return  # not done, so due again after a resume
         self._evaluated_at = self.step
         self.evaluation = evaluation
-        self._trackers.log_evaluation({"step": self.step, **evaluation.record()})
-        self._trackers.log(evaluation.metrics(), self.step)
-        self._progress.line(f"step {self.step:,}: {evaluation}")
+        with TRACKING:
+            self._trackers.log_evaluation({"step": self.step, **evaluation.record()})
+            self._trackers.log(evaluation.metrics(), self.step)
+            self._progress.line(f"step {self.step:,}: {evaluation}")
 
     def _note(self, metrics: Mapping[str, Tensor]) -> None:
         """Add to what the next log says."""

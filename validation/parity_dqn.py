@@ -165,7 +165,7 @@ class TheirDQN(DQN):
     def gradients(self, batch: Batch) -> tuple[float, dict[str, Tensor]]:
         """Loss, and gradients by name; nothing is updated."""
         names = [name for name, _ in self.network.named_parameters()]
-        loss, _, gradients = Gradients(self._loss, self.network, names)(batch)
+        loss, _, gradients, _ = Gradients(self._loss, self.network, names)(batch)
         return loss.item(), dict(zip(names, gradients, strict=True))
 
     def update(self, batch: Batch) -> None:

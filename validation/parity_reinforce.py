@@ -116,7 +116,7 @@ class TheirReinforce(Reinforce):
         """Loss, and gradients by name; nothing is updated."""
         names = [name for name, _ in self.network.named_parameters()]
         batch = Batch(rollout, torch.tensor(0.0))
-        loss, _, gradients = Gradients(self._loss, self.network, names)(batch)
+        loss, _, gradients, _ = Gradients(self._loss, self.network, names)(batch)
         return loss.item(), dict(zip(names, gradients, strict=True))
 
 

@@ -37,10 +37,10 @@ class Acrobot(Game):
         torque = (action - 1).float()
         # One step of the classical Runge-Kutta method.
         k1 = _slope(state, torque)
-        k2 = _slope(torch.add(state, k1, alpha=_SECONDS / 2), torque)
-        k3 = _slope(torch.add(state, k2, alpha=_SECONDS / 2), torque)
-        k4 = _slope(torch.add(state, k3, alpha=_SECONDS), torque)
-        state = torch.add(state, torch.add(k1 + k4, k2 + k3, alpha=2), alpha=_SECONDS / 6)
+        k2 = _slope(state + k1 * (_SECONDS / 2), torque)
+        k3 = _slope(state + k2 * (_SECONDS / 2), torque)
+        k4 = _slope(state + k3 * _SECONDS, torque)
+        state = state + (k1 + k4 + (k2 + k3) * 2) * (_SECONDS / 6)
         angles, spin_1, spin_2 = torch.split(state, [2, 1, 1], -1)
         angles = torch.remainder(angles + math.pi, 2 * math.pi) - math.pi
         spin_1 = spin_1.clamp(-_MAX_SPIN_1, _MAX_SPIN_1)
@@ -70,10 +70,9 @@ def _slope(state: Tensor, torque: Tensor) -> Tensor:
     d1, d2 = cosine + 3.5, cosine + 2.5  # the latter twice the book's
     ratio = d2 / d1
     phi2 = (angle_1 + angle_2).sin()  # by half of gravity, as phi1
-    swing = torch.add(spin_1, spin_2, alpha=0.5) * spin_2
-    phi1 = torch.addcmul(torch.add(phi2, angle_1.sin(), alpha=3), swing, sine, value=-2 / _GRAVITY)
-    gain = torch.addcmul(torch.add(torque, phi2, alpha=-_GRAVITY / 2), ratio, phi1, value=_GRAVITY / 4)
-    gain = torch.addcmul(gain, spin_1 * spin_1, sine, value=-0.5)
-    turn_2 = gain / torch.rsub(ratio * d2, 1.25, alpha=0.25)
-    turn_1 = torch.addcmul(phi1, d2, turn_2, value=1 / _GRAVITY) / d1 * (-_GRAVITY / 2)
+    swing = (spin_1 + spin_2 * 0.5) * spin_2
+    phi1 = phi2 + angle_1.sin() * 3 - swing * sine * (2 / _GRAVITY)
+    gain = torque - phi2 * (_GRAVITY / 2) + ratio * phi1 * (_GRAVITY / 4)
+    turn_2 = (gain - spin_1 * spin_1 * sine * 0.5) / (1.25 - ratio * d2 * 0.25)
+    turn_1 = (phi1 + d2 * turn_2 * (1 / _GRAVITY)) / d1 * (-_GRAVITY / 2)
     return torch.stack((spin_1, spin_2, turn_1, turn_2), -1)

@@ -38,11 +38,11 @@ class CartPole(Game):
         sine, cosine = angle.sin(), angle.cos()
         # Florian 2007, Correct equations for the dynamics of the cart-pole system, equations 23 and 24, no friction.
         push = action * (2 * _PUSH) - _PUSH
-        pull = torch.addcmul(push, spin * spin, sine, value=_POLE)
-        inertia = torch.rsub(cosine * cosine, 4 / 3 * _LENGTH / _GRAVITY, alpha=_POLE / _GRAVITY)
-        turn = torch.rsub(cosine * pull, sine, alpha=1 / _GRAVITY) / inertia
-        acceleration = torch.addcmul(pull, turn, cosine, value=-_POLE)
-        state = torch.add(state, torch.stack((velocity, acceleration, spin, turn), -1), alpha=_SECONDS)
+        pull = push + spin * spin * sine * _POLE
+        inertia = 4 / 3 * _LENGTH - cosine * cosine * _POLE
+        turn = (sine * _GRAVITY - cosine * pull) / inertia
+        acceleration = pull - turn * cosine * _POLE
+        state = state + torch.stack((velocity, acceleration, spin, turn), -1) * _SECONDS
         position, _, angle, _ = state.unbind(-1)
         terminated = (position.abs() > _MAX_POSITION) | (angle.abs() > _MAX_ANGLE)
         reward = -terminated.float() if self.sutton_barto_reward else torch.ones_like(velocity)

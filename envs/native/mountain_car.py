@@ -36,8 +36,8 @@ class MountainCar(Game):
     def step(self, state: Tensor, action: Tensor, bits: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         # Sutton & Barto 2018, example 10.1.
         position, velocity = state.unbind(-1)
-        velocity = torch.add(velocity, action - 1, alpha=_FORCE)
-        velocity = torch.add(velocity, (3 * position).cos(), alpha=-_GRAVITY).clamp(-_MAX_SPEED, _MAX_SPEED)
+        velocity = velocity + (action - 1) * _FORCE - (3 * position).cos() * _GRAVITY
+        velocity = velocity.clamp(-_MAX_SPEED, _MAX_SPEED)
         position = (position + velocity).clamp(_LEFT, _RIGHT)
         velocity = velocity.masked_fill((position == _LEFT) & (velocity < 0), 0.0)
         terminated = (position >= _GOAL) & (velocity >= self.goal_velocity)

@@ -48,7 +48,7 @@ def built(*layers: nn.Module) -> nn.Module:
 def results(gradients: Gradients[Any, Any], network: nn.Module, count: int, size: int = 7) -> Iterator[Result]:
     """Of one step of plain descent a batch; everything that came of it."""
     torch.manual_seed(0)
-    for value, metrics, each in map(gradients, batches(count, size)):
+    for value, metrics, each, _ in map(gradients, batches(count, size)):
         with torch.no_grad():
             for parameter, gradient in zip(network.parameters(), each, strict=True):
                 parameter -= 0.01 * gradient
@@ -165,7 +165,7 @@ def test_parameters_are_read_when_it_runs_frozen_ones_too(monkeypatch: pytest.Mo
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.mul_(1.5)
-    value, _, each = gradients(batches(1)[0])
+    value, _, each, _ = gradients(batches(1)[0])
     expected, _ = loss(network, batches(1)[0])
     assert torch.equal(value, expected)
     assert all(map(torch.equal, each, torch.autograd.grad(expected, list(learnt.values()))))
@@ -258,7 +258,7 @@ def test_inputs_of_another_form_are_another_recording(other: Any) -> None:
     gradients = of(network, mixed)
     for _ in range(6):
         gradients((torch.ones(4, 3),))
-    value, _, _ = gradients(other)
+    value, *_ = gradients(other)
     assert torch.equal(value, mixed(network, other)[0])
 
 
