@@ -299,6 +299,8 @@ class DQN(Agent):
         counts = [config.updates] if one_draw_serves else [1] * config.updates
         with mode(self.network, training=True), noise([*self._noisy, *self._noisy_target], on=True):
             history = [self._learn(count) for count in counts]
+        if len(history) == 1:
+            return history[0]
         # The first may have measured the layers too, see examine.
         told = {name: [metrics[name] for metrics in history if name in metrics] for name in history[0]}
         return {name: torch.stack(values).mean() for name, values in told.items()}

@@ -79,11 +79,11 @@ class Collector:
         rollout = Rollout(
             observation=stack([row.observation for row in rows]),
             is_first=torch.stack([row.is_first for row in rows]),
-            action=torch.stack([step.action for step in steps]),
+            action=_rows([step.action for step in steps]),
             log_prob=_stack([step.log_prob for step in steps]),
-            reward=torch.stack([row.reward for row in rows[1:]]),
-            terminated=torch.stack([row.terminated for row in rows[1:]]),
-            truncated=torch.stack([row.truncated for row in rows[1:]]),
+            reward=_rows([row.reward for row in rows[1:]]),
+            terminated=_rows([row.terminated for row in rows[1:]]),
+            truncated=_rows([row.truncated for row in rows[1:]]),
             state=first_state,
             action_mask=_stack([row.action_mask for row in rows]),
         )
@@ -126,4 +126,9 @@ class Collector:
 
 def _stack(parts: list[Tensor | None]) -> Tensor | None:
     tensors = [part for part in parts if part is not None]
-    return torch.stack(tensors) if tensors else None
+    return _rows(tensors) if tensors else None
+
+
+def _rows(parts: list[Tensor]) -> Tensor:
+    """[B, ...] each -> [T, B, ...]; a lone one is no copy."""
+    return torch.stack(parts) if len(parts) > 1 else parts[0].unsqueeze(0)

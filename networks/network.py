@@ -55,16 +55,37 @@ class Network(nn.Module, Generic[Output]):
 
 @contextmanager
 def mode(module: nn.Module, *, training: bool) -> Iterator[None]:
-    """Put `module` into train or eval mode, and back into its prior mode afterwards."""
-    # A network rests in eval mode, so acting, the hot case, walks no modules.
+    """Put `module` into train or eval mode, and back into its prior mode afterwards.
+
+    One that does the same in both, as most small ones do, stays as it is.
+    """
     before = module.training
-    if before != training:
-        module.train(training)
+    if before == training or not any(map(_minds_its_mode, module.modules())):
+        yield
+        return
+    module.train(training)
     try:
         yield
     finally:
-        if before != training:
-            module.train(before)
+        module.train(before)
+
+
+def _minds_its_mode(module: nn.Module) -> bool:
+    """Whether it may do something else when it trains; of classes that are neither torch's nor ours nobody knows."""
+    kind = type(module)
+    if (minds := _MINDS.get(kind)) is None:
+        is_ours = kind.__module__.startswith(__name__.partition(".")[0] + ".") and not issubclass(kind, _TWOFOLD)
+        minds = _MINDS[kind] = kind not in _PLAIN and not is_ours
+    return minds
+
+
+_PLAIN = (
+    *(nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.Identity, nn.Flatten, nn.Linear, nn.Conv1d, nn.Conv2d),
+    *(nn.ReLU, nn.Tanh, nn.Sigmoid, nn.ELU, nn.SiLU, nn.GELU, nn.LeakyReLU, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm),
+    *(nn.Embedding, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d),
+)
+_TWOFOLD = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._NormBase)
+_MINDS: dict[type[nn.Module], bool] = {}  # by class
 
 
 @torch.no_grad()
