@@ -1,14 +1,16 @@
-# `make demo` and `make test` do all of their own set-up, in .venv. Both keep what they installed for the next time.
+# `make demo` and `make test` do all of their own set-up, in .venv, and `make bench` does in .venv-bench, where other
+# libraries are. All keep what they installed for the next time.
 PYTHON ?= python3
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: demo test test-slow test-gpu lint clean
+.PHONY: demo test test-slow test-gpu lint clean bench bench-quick bench-gpu
 
 BIN := .venv/bin
 # Always constrained. The build backend is installed rather than fetched for each build: see .venv/.made.
 INSTALL := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt
 INSTALL_PACKAGE := $(INSTALL) --no-build-isolation
+SUITE := PYTHONPATH=benchmarks .venv-bench/bin/python -P -m suite
 # One thread in each of two test processes: small networks run slower on more.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
@@ -44,15 +46,29 @@ lint: .venv/.test
 	MYPYPATH=build/installed $(BIN)/mypy --strict --package graftwork
 	PYTHONPATH=build/installed $(BIN)/lint-imports --no-logo
 
-clean:
-	rm -rf .venv build dist *.egg-info .*_cache
+# ONLY="dqn-zoo start" runs these workloads alone. What comes out: docs/benchmarks.md.
+bench: .venv-bench/.cpu
+	$(SUITE) --only $(ONLY)
 
-.venv/.made:
+# Ten minutes.
+bench-quick: .venv-bench/.cpu
+	$(SUITE) --scale quick --only $(ONLY)
+
+# Needs a CUDA device.
+bench-gpu:
+	@nvidia-smi -L >/dev/null 2>&1 || { echo "make bench-gpu needs a CUDA device, and nvidia-smi finds none"; exit 2; }
+	@$(MAKE) --no-print-directory .venv-bench/.cuda
+	$(SUITE) --gpu --only $(ONLY)
+
+clean:
+	rm -rf .venv .venv-bench build dist *.egg-info .*_cache
+
+.venv/.made .venv-bench/.made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 		echo "graftwork needs Python 3.11 or newer, and $(PYTHON) is not; try: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
-	@echo "Installing into .venv. The first time takes a few minutes, most of them for torch."
-	@$(PYTHON) -m venv --clear .venv
-	@$(INSTALL) setuptools
+	@echo "Installing into $(@D). The first time takes a few minutes, most of them for torch."
+	@$(PYTHON) -m venv --clear $(@D)
+	@$(@D)/bin/python -m pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt setuptools
 	@touch $@
 
 .venv/.demo: .venv/.made pyproject.toml constraints.txt
@@ -61,4 +77,9 @@ clean:
 
 .venv/.test: .venv/.made pyproject.toml constraints.txt
 	@$(INSTALL_PACKAGE) --editable '.[test,tensorboard,box2d,atari,minatar,sb3]'
+	@touch $@
+
+# Of peers that cannot be had it says so, in a line each, and goes on.
+.venv-bench/.cpu .venv-bench/.cuda: .venv-bench/.made pyproject.toml constraints.txt benchmarks/suite/install.py benchmarks/suite/jax.txt
+	@.venv-bench/bin/python benchmarks/suite/install.py $(@F:.%=%)
 	@touch $@
