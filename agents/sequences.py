@@ -51,6 +51,8 @@ def inputs_in_columns(
     observation: Observation, is_first: Tensor, state: State, size: int, end: int | None
 ) -> tuple[list[Observation], Sequence[Tensor], Sequence[State]]:
     """Observations, is_first and states of rows up to `end`, each in parts of `size` columns."""
+    if size >= is_first.shape[1]:
+        return [rows_of(observation, slice(end))], [is_first[:end]], [state]
     observations = columns_of(rows_of(observation, slice(end)), size)
     states = list(zip(*(torch.split(part, size) for part in state), strict=True)) or [()] * len(observations)
     return observations, torch.split(is_first[:end], size, 1), states
@@ -58,6 +60,8 @@ def inputs_in_columns(
 
 def in_columns(part: Tensor | tuple[Tensor, ...], size: int, count: int) -> Sequence[Tensor | tuple[Tensor, ...]]:
     """A tensor [rows, N, ...], or each of some, in `count` parts of `size` columns."""
+    if count == 1:
+        return [part]
     if isinstance(part, Tensor):
         return torch.split(part, size, 1)
     return list(zip(*(torch.split(each, size, 1) for each in part), strict=True)) or [()] * count

@@ -64,8 +64,9 @@ class Accelerator:
                 self._say(f"runs as recorded: {_reason(order)}")
         if remaining < (LEAST_SECONDS if self._has_core_to_spare else LEAST_ALONE):
             return
+        self._waiting.sort(key=lambda order: len(order.text))
         while self._waiting and self._under_way is None:
-            order = self._waiting.pop(0)
+            order = self._waiting.pop()  # the largest graph is the one that takes most time
             if not self._deliver(order):
                 self._begin(order)
 

@@ -42,26 +42,18 @@ def main() -> None:
 
 def compile_graph(text: str, directory: Path) -> None:
     """All of it or nothing is in the directory, whatever happens."""
-    from torch._guards import TracingContext, detect_fake_mode, tracing
     from torch._inductor import lowering
     from torch._inductor.compile_fx import compile_fx_aot
-    from torch._inductor.decomposition import select_decomp_table
-    from torch.fx.experimental.proxy_tensor import make_fx
+    from torch._inductor.decomposition import decompositions, fast_random_decomps
 
     module, inputs = from_text(text)
-    kernels = {node.target for node in module.graph.nodes if _is_left_to_torch(node)}
-    table = {operation: made_of for operation, made_of in select_decomp_table().items() if operation not in kernels}
-    for kernel in kernels:
+    for kernel in {node.target for node in module.graph.nodes if _is_left_to_torch(node)}:
+        decompositions.pop(kernel, None)
         lowering.lowerings.pop(kernel, None)
         lowering.make_fallback(kernel, warn=False, override_decomp=True)  # type: ignore[no-untyped-call]
-    trace = make_fx(
-        fx.Interpreter(module).run, decomposition_table=table, tracing_mode="fake", _allow_non_fake_inputs=True
-    )
+    fast_random_decomps.cache_clear()  # a copy of the table
     with torch.no_grad():
-        graph = trace(*inputs)
-        values = [node.meta["val"] for node in graph.graph.nodes if node.op == "placeholder"]
-        with tracing(TracingContext(detect_fake_mode(values))):
-            found = compile_fx_aot(graph, values)
+        found = compile_fx_aot(module, inputs)
     made = Path(str(found))
     directory.parent.mkdir(parents=True, exist_ok=True)
     partial = directory.with_name(f"{directory.name}.{os.getpid()}")
