@@ -21,7 +21,7 @@ from .graph_text import NotText, to_text
 
 Function: TypeAlias = Callable[..., list[Tensor]]  # of tensors
 
-LEAST_SECONDS = 45.0  # that a run has left for compiling beside it to pay, with a core to spare
+LEAST_SECONDS = 20.0  # that a run has left for compiling beside it to pay, with a core to spare
 LEAST_ALONE = 600.0  # without one: compiling takes some 15 s of the run's own
 NUM_CHECKED = 20  # calls
 _COMPILER = Path(__file__).with_name("compile_graph.py")

@@ -53,7 +53,7 @@ def compile_graph(text: str, directory: Path) -> None:
         lowering.make_fallback(kernel, warn=False, override_decomp=True)  # type: ignore[no-untyped-call]
     fast_random_decomps.cache_clear()  # a copy of the table
     with torch.no_grad():
-        found = compile_fx_aot(module, inputs)
+        found = compile_fx_aot(module, [*inputs])
     made = Path(str(found))
     directory.parent.mkdir(parents=True, exist_ok=True)
     partial = directory.with_name(f"{directory.name}.{os.getpid()}")

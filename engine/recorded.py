@@ -64,7 +64,7 @@ class Recorded(Generic[NetworkT]):
         self._is_known = all(type(module).__module__.startswith(_KNOWN) for module in modules)
         self._modules = modules
         parts = (part for module in modules for part in (module._modules, module._parameters, module._buffers))
-        self._parts = [part for part in parts if part]
+        self._parts: list[dict[str, Any]] = [part for part in parts if part]
         self._members = [member for part in self._parts for member in part.values()]
         hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
         self._hooks = [getattr(module, name) for module in modules for name in hooks]
