@@ -7,6 +7,7 @@ It may round otherwise than torch where it adds up many numbers or writes a func
 operations in EXACT is left to torch's own kernels. Writes model.so, and model.json if it calls such kernels.
 """
 
+import ctypes
 import os
 import shutil
 import signal
@@ -19,6 +20,7 @@ from torch import fx
 from .graph_text import from_text
 
 LONGEST = 600  # seconds
+_PR_SET_PDEATHSIG = 1
 
 # Views, copies, choices, and arithmetic that IEEE 754 leaves one result for.
 _EXACT = """
@@ -35,6 +37,8 @@ EXACT = frozenset(_EXACT.split())
 
 def main() -> None:
     source, directory = map(Path, sys.argv[1:])
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # not to outlive a run that was killed
     os.nice(19)
     signal.alarm(LONGEST)
     compile_graph(source.read_text(), directory)

@@ -74,8 +74,10 @@ def _minds_its_mode(module: nn.Module) -> bool:
     """Whether it may do something else when it trains; of classes that are neither torch's nor ours nobody knows."""
     kind = type(module)
     if (minds := _MINDS.get(kind)) is None:
-        is_ours = kind.__module__.startswith(__name__.partition(".")[0] + ".") and not issubclass(kind, _TWOFOLD)
-        minds = _MINDS[kind] = kind not in _PLAIN and not is_ours
+        is_ours = kind.__module__.startswith(__name__.partition(".")[0] + ".")
+        # An Encoder's own `train` is about parts that mind; whose own it is otherwise may have parts that nobody sees.
+        is_plain = not issubclass(kind, _TWOFOLD) and kind.train in (nn.Module.train, Encoder.train)
+        minds = _MINDS[kind] = not (kind in _PLAIN or (is_ours and is_plain))
     return minds
 
 

@@ -1,4 +1,4 @@
-"""Every learner comes to the same bits compiled and not."""
+"""Every agent comes to the same bits compiled and not."""
 
 import shutil
 import time
@@ -11,7 +11,7 @@ import torch
 
 import graftwork as gw
 from graftwork.engine import accelerate, recorded
-from graftwork.runs import RunConfig, TaskRunConfig
+from graftwork.runs import RunConfig
 from graftwork.runs import session as session_module
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
@@ -30,18 +30,10 @@ def run(agent: dict[str, Any], env_id: str, steps: int) -> RunConfig:
     return RunConfig.model_validate(tree)
 
 
-CONFIGS: dict[str, RunConfig | TaskRunConfig] = {
+CONFIGS: dict[str, RunConfig] = {
     "dqn": run({"kind": "dqn", "learning_starts": 30, "batch_size": 16, "replay_capacity": 500}, "CartPole-v1", 900),
     "reinforce": run({"kind": "reinforce"}, "CartPole-v1", 2_900),
     "pqn": run({"kind": "pqn", "rollout_rows": 8, "epochs": 3, "minibatches": 3}, "graftwork/CartPole-v1", 600),
-    "supervised": TaskRunConfig.model_validate(
-        {
-            "data": {"name": "transitions:CartPole-v1", "samples": 160},
-            "task": {"encoder": MLP, "heads": {"change": {"given": "action"}, "terminated": {}}, "batch_size": 16},
-            "epochs": 10,
-            "log": {"period": 160},
-        }
-    ),
 }
 
 
@@ -80,9 +72,8 @@ def test_compiled_updates_are_the_eager_ones(
     compiled = gw.train(CONFIGS[kind], run_dir=tmp_path / "compiled", quiet=True)
     monkeypatch.setattr(recorded, "_EAGER_FIRST", 10**9)
     eager = gw.train(CONFIGS[kind].model_copy(update={"accelerate": False}), run_dir=tmp_path / "eager", quiet=True)
-    assert compiled.learner.num_updates == eager.learner.num_updates >= 50 + accelerate.NUM_CHECKED
-    # Updates, and what acts; of each all calls but the first few were the compiled ones.
-    assert sum(number >= 50 for number in calls.values()) >= (1 if kind == "supervised" else 2)
+    # Updates, and what acts (but REINFORCE's updates, which are eager); all calls but the first few were compiled.
+    assert sum(number >= 50 for number in calls.values()) >= (1 if kind == "reinforce" else 2), calls
     ours, theirs = compiled.learner.network.state_dict(), eager.learner.network.state_dict()
     for name, tensor in theirs.items():
         assert torch.equal(ours[name], tensor), name
