@@ -28,7 +28,7 @@ def to_text(module: fx.GraphModule, inputs: list[Tensor]) -> str:
         elif isinstance(node.target, torch._ops.OpOverload):
             if node.target._schema.is_mutable or torch.Tag.nondeterministic_seeded in node.target.tags:
                 raise NotText(f"{node.target} changes what it is given, or draws random numbers")
-            if node.kwargs.get("alpha", 1) != 1 and node.meta["val"].is_floating_point():
+            if node.kwargs.get("alpha", 1) != 1 and node.meta["tensor_meta"].dtype.is_floating_point:
                 raise NotText("a sum with a factor (alpha), which torch rounds in ways that depend on the place")
             kwargs = {name: _plain(value, names) for name, value in node.kwargs.items()}
             entry = ["call", str(node.target), [_plain(value, names) for value in node.args], kwargs]

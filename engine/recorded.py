@@ -9,10 +9,10 @@ from typing import Any, Generic, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, fx, nn
-from torch.fx.experimental.proxy_tensor import make_fx
 
 from . import accelerate
 from .accelerate import Function
+from .traced import traced
 
 NetworkT = TypeVar("NetworkT", bound=nn.Module)
 Outputs: TypeAlias = tuple[Tensor, ...] | list[Tensor]
@@ -101,7 +101,7 @@ class Recorded(Generic[NetworkT]):
         random = torch.get_rng_state()
         try:
             with torch.random.fork_rng(devices=()):
-                module, _ = result(make_fx(flat))
+                module, _ = result(traced(flat))
                 if any(map(_depends_on_values, module.graph.nodes)):
                     return
                 if accelerator is not None:

@@ -11,6 +11,7 @@ from graftwork.__main__ import _without_collections
 
 IDLE = (
     *("cv2", "matplotlib", "pandas", "PIL", "pygame", "rich", "scipy", "sklearn"),
+    *("sympy", "torch._dynamo", "torch._inductor"),  # torch.compile, which even torch's optimizers import
     *("ale_py", "stable_baselines3", "tensorboard", "torchvision", "wandb"),
     *("graftwork.interop", "graftwork.reports", "graftwork.validation.page", "graftwork.validation.returns"),
 )
