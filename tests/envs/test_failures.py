@@ -13,10 +13,10 @@ from typing import Any
 import gymnasium
 import pytest
 import torch
-from gymnasium.vector import AsyncVectorEnv
 from torch import Tensor
 
-from graftwork.envs import EnvironmentFailure, GymnasiumEnvs, NonFiniteEnvError, episode_seed, gymnasium_envs
+from graftwork.envs import EnvironmentFailure, GymnasiumEnvs, NonFiniteEnvError, async_envs, episode_seed
+from graftwork.envs.async_envs import AsyncEnvs
 
 Make = Callable[[], gymnasium.Env[Any, Any]]
 Open = Callable[..., GymnasiumEnvs]
@@ -45,7 +45,7 @@ def play(envs: GymnasiumEnvs) -> None:
 
 
 def workers(envs: GymnasiumEnvs) -> list[multiprocessing.process.BaseProcess]:
-    assert isinstance(envs._envs, AsyncVectorEnv)
+    assert isinstance(envs._envs, AsyncEnvs)
     return list(envs._envs.processes)
 
 
@@ -155,7 +155,7 @@ def test_a_worker_that_dies_in_a_step_is_named_at_once(broken: Callable[..., Mak
 def test_a_worker_that_hangs_is_given_up_and_killed(
     broken: Callable[..., Make], open_envs: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gymnasium_envs, "STEP_TIMEOUT", 1.0)
+    monkeypatch.setattr(async_envs, "STEP_TIMEOUT", 1.0)
     envs = open_envs(broken("hang", 4), asynchronous=True)
     with within(10), pytest.raises(EnvironmentFailure, match=r"^an environment of Broken took over 1 s$"):
         play(envs)
@@ -194,8 +194,8 @@ def test_workers_survive_what_asks_the_trainer_to_stop(walk: Make, open_envs: Op
 def test_workers_do_not_outlive_a_trainer_that_was_told_to_end(
     walk: Make, open_envs: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    limit = gymnasium_envs.GRACE + 5
-    monkeypatch.setattr(gymnasium_envs, "GRACE", 1)  # in workers that are forked
+    limit = async_envs.GRACE + 5
+    monkeypatch.setattr(async_envs, "GRACE", 1)  # in workers that are forked
     envs = open_envs(walk, asynchronous=True)
     with within(limit):
         for worker in workers(envs):

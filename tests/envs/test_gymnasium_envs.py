@@ -9,9 +9,8 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from graftwork.envs import GymnasiumEnvs
+from graftwork.envs import GymnasiumEnvs, NonFiniteEnvError
 from graftwork.envs.contract import EnvStep, Episode
-from graftwork.envs.statistics import EpisodeStatistics
 from graftwork.envs.sync_envs import SyncEnvs
 from graftwork.spaces import first_leaf, leaves, tensors_of, to_arrays
 
@@ -115,7 +114,7 @@ class TestRows:
         envs = open_envs(any_walk, asynchronous=asynchronous)
         rows = [envs.reset()]
         then = [plain(rows[0])]
-        for action in random_actions(20):
+        for action in random_actions(140):  # more than two blocks
             rows.append(envs.step(action))
             then.append(plain(rows[-1]))
         envs.reset()
@@ -134,36 +133,55 @@ class TestRows:
         assert here.finished() == elsewhere.finished() != []
 
 
-class TestStatistics:
-    def test_equals_a_count_by_hand(self) -> None:
-        rng, num_envs = np.random.default_rng(0), 3
-        statistics = EpisodeStatistics(num_envs)
-        ended = [False] * num_envs
-        running: list[list[float]] = [[] for _ in range(num_envs)]
-        finished, expected = [], []
-        for t in range(400):
-            is_first = np.array(ended)
-            reward = np.where(is_first, 0.0, rng.integers(-5, 6, num_envs) / 4)
-            done = (rng.random(num_envs) < 0.2) & ~is_first
-            statistics.update(reward, done, is_first)
-            for i in range(num_envs):
-                running[i] = [] if is_first[i] else [*running[i], reward[i]]
-                if done[i]:
-                    expected.append(Episode(sum(running[i]), len(running[i])))
-            ended = done.tolist()
-            if t % 7 == 0:
-                finished += statistics.finished()
-        assert finished + statistics.finished() == expected
-        assert len(expected) > 150
+class TestFinished:
+    def test_episodes_asked_for_late_are_those_asked_for_at_each_row(
+        self, walk: Make, open_envs: Open, random_actions: Actions
+    ) -> None:
+        often, late = open_envs(walk), open_envs(walk)
+        found = []
+        for envs in (often, late):
+            envs.reset()
+        for action in random_actions(300):
+            often.step(action)
+            late.step(action)
+            found += often.finished()
+        assert late.finished() == found
+        assert len(found) > 100
+        assert late.finished() == []
 
-    def test_half_an_episode_is_saved_and_restored(self) -> None:
-        one, other = EpisodeStatistics(2), EpisodeStatistics(2)
-        no = np.zeros(2, np.bool_)
-        one.update(np.array([1.5, 2.0]), no, no)
-        other.load_state_dict(one.state_dict())
-        other.update(np.array([0.25, 3.0]), np.array([True, False]), no)
-        assert other.finished() == [Episode(1.75, 2)]
-        assert other.state_dict() == {"return": [0.0, 5.0], "length": [0, 2]}
+    def test_those_that_were_not_asked_for_are_not_in_a_checkpoint_and_half_ones_are(
+        self, walk: Make, open_envs: Open, random_actions: Actions
+    ) -> None:
+        envs, other = open_envs(walk), open_envs(walk)
+        other.reset()
+        for action in random_actions(9):
+            other.step(action)  # forgotten by what is loaded
+        envs.reset()
+        for action in random_actions(100):
+            envs.step(action)
+        other.load_state_dict(envs.state_dict())
+        before = envs.finished()
+        for action in random_actions(90):
+            envs.step(action)
+            other.step(action)
+        assert other.finished() == envs.finished() != []
+        assert len(before) > 20
+
+    def test_a_row_that_fails_counts_for_nothing(self, broken: Callable[..., Make], open_envs: Open) -> None:
+        envs, action = open_envs(broken("nan", 4)), torch.ones(3, dtype=torch.int64)
+        envs.reset()
+        states = []
+
+        def play() -> None:
+            for _ in range(60):
+                states.append(envs.state_dict())
+                envs.step(action)
+
+        with pytest.raises(NonFiniteEnvError):
+            play()
+        after = envs.state_dict()
+        assert after["statistics"] == states[-1]["statistics"]
+        assert after["observation"].equal(states[-1]["observation"])
 
 
 class Spaces(gymnasium.Env[Any, Any]):
