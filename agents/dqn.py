@@ -10,7 +10,7 @@ sequence_length    Kapturowski et al. 2019      branches            Tavakoli et 
 Recurrence needs no second algorithm: a feed-forward network learns from sequences of one row.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
@@ -27,11 +27,11 @@ from ..engine import (
     Agent,
     GradientStep,
     Metrics,
+    Places,
     PrioritySettings,
     Recorded,
     ReplayBuffer,
     Rollout,
-    Sample,
     StateDict,
     Step,
     Storage,
@@ -181,7 +181,8 @@ class DQNConfig(Config):
 
 
 class Batch(NamedTuple):
-    """What one update learns from: N sequences, and all of their loss that the online network has no part in.
+    """What one update learns from, or all of a call together: N sequences, and all of their loss that the online
+    network has no part in.
 
     Their first rows, of number burn_in, only warm up the recurrent state; `learnt` rows are learnt, and what comes
     after them are successors.
@@ -197,22 +198,8 @@ class Batch(NamedTuple):
     successor: Maybe  # [learnt, N] its row, counted from the first that is learnt; none: it is the next
     following: Tensor  # [learnt, N, A(, K)] what the target network says of the successor
     legal: Maybe  # [learnt, N, A] actions of the successor
-    fractions: Maybe  # [rows - burn_in, N, K] of the quantiles that the head is asked for
     told: tuple[Tensor, ...]  # each [learnt, N, ...], what the auxiliary heads should tell
-
-
-class Drawn(NamedTuple):
-    """What came from the replay for all batches of a call: N sequences of R rows, those of n-step sums included."""
-
-    observation: Observation  # [R+1, N, *obs]
-    is_first: Tensor  # [R+1, N]
-    state: State  # before row 0, each [N, ...]
-    action: Tensor  # [R, N], or [R, N, D] of D branches
-    reward: Tensor  # [L, N] of n_step rows
-    weight: Tensor  # [N]
-    successor: Maybe  # [L, N] its row
-    legal: Maybe  # [R+1, N, A]
-    fractions: Maybe  # of quantiles that the target network is asked for
+    fractions: Maybe = ()  # [rows - burn_in, N, K] of the quantiles that the head is asked for
 
 
 class DQN(Agent):
@@ -310,13 +297,14 @@ class DQN(Agent):
         config, prioritised = self.config, self.config.prioritised
         importance = 1.0 if prioritised is None else prioritised.importance.at(self.step)
         with SAMPLING:
-            sample = self.replay.sample(count * config.batch_size, importance)
-        metrics = self._update(self._batches(sample, count), config.learning_rate.at(self.step))
+            places = self.replay.draw(count * config.batch_size, importance)
+        drawn = self._all(places, count)
+        metrics = self._update(self._batches(drawn, count), config.learning_rate.at(self.step))
         if prioritised is not None:
-            valid = sample.rollout.valid[config.burn_in : config.sequence_length]
+            valid = drawn.is_first[1:][config.burn_in : config.sequence_length].logical_not()
             error = self._update.last[-1]["td_error"]
             with SAMPLING:
-                self.replay.prioritise(sample.index, sequence_priority(error, valid, prioritised.sequence_max))
+                self.replay.prioritise(places.index, sequence_priority(error, valid, prioritised.sequence_max))
         if config.target_rate < 1.0:
             follow(self.target, self.network, config.target_rate)
         return metrics
@@ -329,89 +317,86 @@ class DQN(Agent):
         return self._update.num_updates
 
     @torch.no_grad()
-    def _batches(self, sample: Sample, count: int) -> Iterator[Batch]:
-        """What the online network has no part in is computed for all batches at once."""
-        config, rollout, size = self.config, sample.rollout, self.config.batch_size
-        if not config.stored_state:
-            rollout = replace(rollout, state=self.network.initial_state(count * size))
-        learnt, end = slice(config.burn_in, config.sequence_length), None if config.double else config.sequence_length
-        has_successor = sample.successor is not None
-        rows, fractions = len(rollout.is_first) - config.burn_in, partial(config.value.draw, generator=self._draws)
+    def _all(self, places: Places, count: int) -> Batch:
+        """What so many updates learn from: what the online network has no part in is computed for all at once."""
+        config, size = self.config, count * self.config.batch_size
         resample(self._noisy_target, self._draws)
-        following, reward, weight, *others = self._prepared(
-            Drawn(
-                rollout.observation,
-                rollout.is_first,
-                rollout.state,
-                rollout.action,
-                sample.reward,
-                sample.weight,
-                maybe(sample.successor),
-                maybe(rollout.action_mask),
-                fractions(rows - self._skipped(has_successor), count * size, target=True),
-            )
-        )
-        parts = (
-            rollout.action[learnt],
-            reward,
-            sample.discount[learnt],
-            weight,
-            tuple(others[:has_successor]),
-            following,
-            tuple(others[has_successor:]),
-            fractions(rows if config.double else config.sequence_length - config.burn_in, count * size, target=False),
-            tuple(target[learnt] for target in config.auxiliary.targets(rollout)),
-        )
+        rows, fractions = self._rows - config.burn_in, partial(config.value.draw, generator=self._draws)
+        of_target = fractions(rows - self._skipped, size, target=True)
+        drawn = self._prepared(self.replay.tables, places, of_target)
+        rows = rows if config.double else config.sequence_length - config.burn_in
+        return drawn._replace(fractions=fractions(rows, size, target=False))
+
+    def _batches(self, drawn: Batch, count: int) -> Iterator[Batch]:
+        """One for each update."""
+        size, end = self.config.batch_size, None if self.config.double else self.config.sequence_length
         for batch in zip(
-            *inputs_in_columns(rollout.observation, rollout.is_first, rollout.state, size, end),
-            *(in_columns(part, size, count) for part in parts),
+            *inputs_in_columns(drawn.observation, drawn.is_first, drawn.state, size, end),
+            *(in_columns(part, size, count) for part in drawn[3:]),
             strict=True,
         ):
             resample(self._noisy, self._draws)  # for each batch anew
             yield Batch(*batch)
 
-    def _prepare(self, target: Network[Tensor], drawn: "Drawn") -> tuple[Tensor, ...]:
-        """Of all batches: what the target network says of successors, reward and weight, and the places and legal
-        actions of successors, where there are any; as of Batch."""
-        config = self.config
-        learnt = slice(config.burn_in, config.sequence_length)
-        action, reward = drawn.action[learnt], drawn.reward[learnt]
-        rows = len(reward)
-        valid = drawn.is_first[1:][learnt].logical_not().view(rows, -1, config.batch_size)
-        mean = valid / valid.sum((0, 2), keepdim=True).clamp(min=1)  # of each batch
-        masks = tuple(mask[config.burn_in :] for mask in drawn.legal)
-        successor = tuple(row[learnt] - config.burn_in for row in drawn.successor)
+    def _prepare(
+        self, target: Network[Tensor], tables: Mapping[str, Tensor], places: Places, fractions: Maybe
+    ) -> Batch:
+        """What lies at the places of the replay, and what the target network says of it.
 
-        output = self._of_target(target, drawn, config.burn_in + self._skipped(bool(successor)))
+        fractions: [rows, N, K] of quantiles that it is asked for.
+        """
+        config, sample = self.config, self.replay.read(tables, places)
+        rollout, learnt = sample.rollout, slice(config.burn_in, config.sequence_length)
+        state = rollout.state if config.stored_state else target.initial_state(len(places.index))
+        action, reward = rollout.action[learnt], sample.reward[learnt]
+        rows = len(reward)
+        valid = rollout.valid[learnt].view(rows, -1, config.batch_size)
+        mean = valid / valid.sum((0, 2), keepdim=True).clamp(min=1)  # of each batch
+        masks = tuple(mask[config.burn_in :] for mask in maybe(rollout.action_mask))
+        successor = tuple(row[learnt] - config.burn_in for row in maybe(sample.successor))
+
+        output = self._of_target(target, rollout.observation, rollout.is_first, state, fractions)
         if config.munchausen is not None:
             reward = reward + self._bonus(config.munchausen, output[:rows], tuple(m[:rows] for m in masks), action)
-        return (
-            successors(output, successor, rows),
+        return Batch(
+            rollout.observation,
+            rollout.is_first,
+            state,
+            action,
             reward,
-            mean.flatten(1) * drawn.weight,
-            *successor,
-            *(successors(mask, successor, rows) for mask in masks),
+            sample.discount[learnt],
+            mean.flatten(1) * sample.weight,
+            successor,
+            successors(output, successor, rows),
+            tuple(successors(mask, successor, rows) for mask in masks),
+            tuple(told[learnt] for told in config.auxiliary.targets(rollout)),
         )
 
-    def _skipped(self, has_successor: bool) -> int:
-        """Of the first row itself the target network is asked for Munchausen's part only."""
-        return 0 if self.config.munchausen or has_successor else 1
+    @property
+    def _rows(self) -> int:
+        """Of a sequence as it comes from the replay, the last successor included."""
+        return self.replay.sampled_rows + 1
 
-    def _of_target(self, target: Network[Tensor], drawn: "Drawn", start: int) -> Tensor:
-        """What the target network says of the rows from `start` on, [rows, N, A(, K)]."""
-        size = drawn.is_first.shape[1]
+    @property
+    def _skipped(self) -> int:
+        """Of the first row itself the target network is asked for Munchausen's part only, or for a later successor."""
+        is_next = self.config.n_step == 1 or self.replay.sampled_rows == 1
+        return 1 if is_next and self.config.munchausen is None else 0
+
+    def _of_target(
+        self, target: Network[Tensor], observation: Observation, is_first: Tensor, state: State, fractions: Maybe
+    ) -> Tensor:
+        """What the target network says of the rows that it is asked for, [rows, N, A(, K)]."""
+        size, start = is_first.shape[1], self.config.burn_in + self._skipped
         # A CPU takes half the time for columns few enough that their activations fit into its cache. Elsewhere it is
         # memory that counts: four batches without gradients take about what an update does.
-        part = max(_CACHED_ROWS // (len(drawn.is_first) - 1), 1) if drawn.reward.is_cpu else 4 * self.config.batch_size
+        part = max(_CACHED_ROWS // (len(is_first) - 1), 1) if is_first.is_cpu else 4 * self.config.batch_size
         inputs = zip(
-            *inputs_in_columns(drawn.observation, drawn.is_first, drawn.state, part, None),
-            in_columns(drawn.fractions, part, -(-size // part)),
+            *inputs_in_columns(observation, is_first, state, part, None),
+            in_columns(fractions, part, -(-size // part)),
             strict=True,
         )
-        features = (
-            (features_of(target, observation, is_first, state, start), at)
-            for observation, is_first, state, at in inputs
-        )
+        features = ((features_of(target, seen, first, state, start), at) for seen, first, state, at in inputs)
         return torch.cat([target.head(each, *at) for each, at in features], 1)
 
     def _bonus(self, config: MunchausenConfig, output: Tensor, legal: Maybe, action: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from .gradients import Metrics
 from .optimizers import AdagradConfig, AdamConfig, AdamWConfig, OptimizerConfig, RMSpropConfig, SGDConfig
 from .priorities import Priorities, PriorityError, PrioritySettings, sequence_priority
 from .recorded import Recorded, record
-from .replay import ReplayBuffer
+from .replay import Places, ReplayBuffer
 from .rollout import Rollout
 from .stateful import StateDict, Stateful, expect_keys, load_weights
 from .storage import Storage
@@ -29,6 +29,7 @@ __all__ = [
     "Metrics",
     "NonFiniteError",
     "OptimizerConfig",
+    "Places",
     "Player",
     "Priorities",
     "PriorityError",

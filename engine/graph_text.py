@@ -42,7 +42,7 @@ def to_text(module: fx.GraphModule, inputs: list[Tensor]) -> str:
 
 
 def from_text(text: str) -> tuple[fx.GraphModule, list[Tensor]]:
-    """The graph, and inputs of its form, whose numbers are all 0."""
+    """The graph, and inputs of its form, whose numbers are nobody's: a replay's rows would not be there twice."""
     content = json.loads(text)
     graph, root = fx.Graph(), torch.nn.Module()
     nodes: list[fx.Node] = []
@@ -63,7 +63,7 @@ def from_text(text: str) -> tuple[fx.GraphModule, list[Tensor]]:
             node = graph.call_function(_operation(target), tuple(_real(args, nodes)), real)
         nodes.append(node)
     module = fx.GraphModule(root, graph)
-    return module, [_zeros(*form) for form in content["inputs"]]
+    return module, [_empty(*form) for form in content["inputs"]]
 
 
 def _plain(value: Any, names: dict[fx.Node, int]) -> Any:
@@ -100,8 +100,8 @@ def _form(value: Tensor) -> list[Any]:
     return [list(value.shape), list(value.stride()), _name(value.dtype)]
 
 
-def _zeros(shape: list[int], stride: list[int], dtype: str) -> Tensor:
-    return torch.empty_strided(shape, stride, dtype=_dtype(dtype)).zero_()
+def _empty(shape: list[int], stride: list[int], dtype: str) -> Tensor:
+    return torch.empty_strided(shape, stride, dtype=_dtype(dtype))
 
 
 def _operation(name: str) -> torch._ops.OpOverload:

@@ -5,12 +5,12 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from .ring import Ring, native
+from .ring import Ring
 from .slots import Slots
 from .storage import Memory
 
 
-class Places(Protocol):
+class Starts(Protocol):
     """The places among the newest `num_rows` rows; a place is row * B + environment, from the first row ever added."""
 
     total: int  # rows ever added
@@ -78,7 +78,7 @@ class Transitions:
 
     def at(self, number: Tensor) -> Tensor:
         """Places of the transitions [N] of those numbers, 0 the oldest; of uniform draws only."""
-        return self._there.take(native(number) + self._begin)
+        return self._there.rows.flatten().take(number + self._begin)
 
     def update(self, places: Tensor, priority: Tensor) -> None:
         _expect(self._slots).update(places, priority, self._oldest(self.total) * self._num_envs)
@@ -99,7 +99,7 @@ class Transitions:
             self._append(valid.nonzero().squeeze(1) + oldest * self._num_envs)
 
     def _append(self, new: Tensor) -> None:
-        flat = self._there.flat
+        flat = self._there.rows.flatten()
         if self._end + len(new) > len(flat):
             # More than half of it has gone, so nothing is written over before it is read.
             flat[: len(self)] = flat[self._begin : self._end]

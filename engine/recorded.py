@@ -1,8 +1,9 @@
 """A function of a network, without autograd and modules once its operations are known."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
-from itertools import chain
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields, is_dataclass
+from itertools import chain, repeat
 from operator import is_
 from types import BuiltinFunctionType
 from typing import Any, Generic, TypeAlias, TypeVar
@@ -15,6 +16,7 @@ from .accelerate import Function
 from .traced import traced
 
 NetworkT = TypeVar("NetworkT", bound=nn.Module)
+OutputT = TypeVar("OutputT")
 Outputs: TypeAlias = tuple[Tensor, ...] | list[Tensor]
 
 _EAGER_FIRST = 100  # calls of a form before it is recorded, which takes as long as some hundred of them
@@ -22,8 +24,12 @@ _MOST_FORMS = 4  # that are recorded, the first to come often
 _KNOWN = ("torch.nn.", __name__.partition(".")[0] + ".")  # packages whose modules repeat what they did
 
 
-class Recorded(Generic[NetworkT]):
-    """`function(network, *inputs)`; inputs are tensors, and tuples and dicts of them, and the output is a flat tuple.
+class NotRecorded(TypeError):
+    """The function comes to what cannot be repeated."""
+
+
+class Recorded(Generic[NetworkT, OutputT]):
+    """`function(network, *inputs)`, of and to trees: tensors, and tuples, dicts and dataclasses of trees or None.
 
     For a small network on a CPU, as much time goes into autograd's graph and the Python of modules as into arithmetic.
     Once inputs of one form have come often, the operations that torch ran for them are recorded, rid of what does
@@ -36,11 +42,11 @@ class Recorded(Generic[NetworkT]):
     share) is not noticed.
     """
 
-    def __init__(self, function: Callable[..., Outputs], network: NetworkT) -> None:
+    def __init__(self, function: Callable[..., OutputT], network: NetworkT) -> None:
         self._function, self._network = function, network
         self._begin()
 
-    def __call__(self, *inputs: Any) -> Outputs:
+    def __call__(self, *inputs: Any) -> OutputT:
         if self._is_changed():
             self._begin()
         tensors: list[Tensor] = []
@@ -51,7 +57,10 @@ class Recorded(Generic[NetworkT]):
         recording = self._recordings.get(form)
         if recording is not None:
             with torch.no_grad():
-                return recording(*self._state, *tensors)
+                found: Any = recording(*self._state, *tensors)
+            tree = self._trees[form]
+            output: OutputT = found if tree is None else _like(tree, iter(found))
+            return output
         if form not in self._recordings and len(self._recordings) < _MOST_FORMS:
             self._seen[form] += 1
             if self._seen[form] > _EAGER_FIRST:
@@ -71,6 +80,16 @@ class Recorded(Generic[NetworkT]):
         self._state: list[Tensor] = [*self._network.parameters(), *self._network.buffers()]
         self._seen: Counter[object] = Counter()
         self._recordings: dict[object, Function | None] = {}  # None where there can be none
+        self._trees: dict[object, object] = {}  # what a recording's outputs are put into; None for a flat tuple
+
+    def _outputs(self, form: object, network: NetworkT, inputs: tuple[Any, ...]) -> list[Tensor]:
+        output: Any = self._function(network, *inputs)
+        tensors: list[Tensor] = []
+        if _form((output,), tensors) is None:
+            raise NotRecorded(f"{type(output).__name__} is no tree of tensors on the CPU")
+        is_flat = type(output) in (tuple, list) and len(tensors) == len(output)
+        self._trees[form] = None if is_flat else _like(output, repeat(_NOTHING))
+        return tensors
 
     def _is_changed(self) -> bool:
         found = chain.from_iterable(map(dict.values, self._parts))
@@ -88,7 +107,7 @@ class Recorded(Generic[NetworkT]):
             rest = iter(everything)
             held = {f"network.{name}": next(rest) for name in (*parameters, *buffers)}
             copy = _like(inputs, rest)
-            holder = _Holder(self._network, lambda network: list(self._function(network, *copy)))
+            holder = _Holder(self._network, lambda network: self._outputs(form, network, copy))
             outputs: list[Tensor] = torch.func.functional_call(holder, held, ())
             return outputs
 
@@ -123,7 +142,7 @@ class Recorded(Generic[NetworkT]):
             accelerator.submit(text, recording, lambda function: recordings.update({form: function}))
 
 
-def record(function: Callable[..., Outputs]) -> Callable[..., Outputs]:
+def record(function: Callable[..., OutputT]) -> Callable[..., OutputT]:
     """A function of tensors alone, as Recorded takes them."""
     return Recorded(lambda _, *inputs: function(*inputs), nn.Module())
 
@@ -206,9 +225,8 @@ def _same(one: Tensor, other: Tensor) -> bool:
     return one.dtype == other.dtype and torch.equal(one, other)
 
 
-def _form(inputs: tuple[Any, ...], tensors: list[Tensor]) -> tuple[object, ...] | None:
-    """What a recording takes for given, the tensors added to `tensors`; None if there is anything else than tensors,
-    tuples and dicts, or not on the CPU."""
+def _form(inputs: Sequence[Any], tensors: list[Tensor]) -> tuple[object, ...] | None:
+    """What a recording takes for given, the tensors added to `tensors`; None if it is not all of trees on the CPU."""
     form: list[object] = []
     for part in inputs:
         if isinstance(part, Tensor):
@@ -216,7 +234,9 @@ def _form(inputs: tuple[Any, ...], tensors: list[Tensor]) -> tuple[object, ...] 
                 return None
             tensors.append(part)
             form += (part.shape, part.dtype, part.stride())
-        elif isinstance(part, tuple):
+        elif part is None:
+            form.append(None)
+        elif isinstance(part, tuple | list):
             inner = _form(part, tensors)
             if inner is None:
                 return None
@@ -226,16 +246,29 @@ def _form(inputs: tuple[Any, ...], tensors: list[Tensor]) -> tuple[object, ...] 
             if inner is None:
                 return None
             form.append((dict, *part, inner))
+        elif is_dataclass(part):
+            inner = _form(tuple(getattr(part, name) for name in part.__dataclass_fields__), tensors)
+            if inner is None:
+                return None
+            form.append((type(part), inner))
         else:
             return None
     return tuple(form)
 
 
-def _like(inputs: Any, tensors: Iterator[Tensor]) -> Any:
-    """A tuple like `inputs` of the tensors."""
-    if isinstance(inputs, Tensor):
+def _like(tree: Any, tensors: Iterator[Tensor]) -> Any:
+    """A tree like this one, of these tensors."""
+    if isinstance(tree, Tensor):
         return next(tensors)
-    if isinstance(inputs, dict):
-        return {key: _like(part, tensors) for key, part in inputs.items()}
-    parts = [_like(part, tensors) for part in inputs]
-    return type(inputs)(*parts) if hasattr(inputs, "_fields") else tuple(parts)
+    if tree is None:
+        return None
+    if isinstance(tree, dict):
+        return {key: _like(part, tensors) for key, part in tree.items()}
+    kind: Callable[..., Any] = type(tree)
+    if is_dataclass(tree):
+        return kind(*[_like(getattr(tree, field.name), tensors) for field in fields(tree)])
+    parts = [_like(part, tensors) for part in tree]
+    return kind(*parts) if hasattr(tree, "_fields") else kind(parts)
+
+
+_NOTHING = torch.empty(0)

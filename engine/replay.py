@@ -1,5 +1,7 @@
 """Replay: rollouts in; transitions or sequences out, uniformly or by priority, with n-step rewards."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -7,17 +9,26 @@ from torch import Tensor
 
 from ..envs.contract import EnvSpec
 from ..networks.encoder import State
-from .arrays import Array
 from .history import Digests, History
-from .places import Places, Sequences, Transitions
+from .places import Sequences, Starts, Transitions
 from .priorities import PrioritySettings
-from .ring import Ring, expect_rows, native, parts_of
+from .recorded import record
+from .ring import Ring, expect_rows, parts_of
 from .rollout import Rollout
 from .rows import Rows
 from .slots import Slots
 from .stateful import StateDict, expect_keys
 from .storage import Memory, Storage, check_room
 from .window import Sample, Window
+
+
+@dataclass(frozen=True)
+class Places:
+    """What was drawn, before it is read."""
+
+    index: Tensor  # [N] int64, row * B + environment of the first row, counted from the first row ever added
+    weight: tuple[Tensor, ...]  # [N] importance weights; none where all are one
+    total: tuple[Tensor, ...]  # [] int64, rows ever added, where a sum must not look further
 
 
 class ReplayBuffer:
@@ -70,33 +81,35 @@ class ReplayBuffer:
         # The state before each rollout that is still whole.
         self._states = [Ring(far, part.dtype, num_starts, num_envs, *part.shape[1:]) for part in state]
         self._slots = slots = None if priorities is None else Slots(num_starts * num_envs, priorities, generator.device)
-        self._places: Places
+        self._starts: Starts
         if self._is_lone:
-            self._places = Transitions(self.num_rows, self._rows.rings["is_first"], near, slots)
+            self._starts = Transitions(self.num_rows, self._rows.rings["is_first"], near, slots)
         else:
-            self._places = Sequences(window.num_rows, self.num_rows, num_envs, self._stride, slots)
-        rings = [*self._rows.all_rings, *self._states]
-        self.nbytes = sum(ring.nbytes for ring in rings) + self._places.nbytes
-        self._needs = [(near, self._places.nbytes), *((ring.memory, ring.nbytes) for ring in rings)]
+            self._starts = Sequences(window.num_rows, self.num_rows, num_envs, self._stride, slots)
+        self._rings = {**self._rows.all_rings, **self._state_rings}
+        self.tables: dict[str, Tensor] = {}  # of all rings, once there is anything
+        rings = self._rings.values()
+        self.nbytes = sum(ring.nbytes for ring in rings) + self._starts.nbytes
+        self._needs = [(near, self._starts.nbytes), *((ring.memory, ring.nbytes) for ring in rings)]
         self._capacity = capacity
-        self._steps = native(torch.arange(window.num_rows + 1, device=generator.device).unsqueeze(1) * num_envs)
+        self._read = record(self.read)
         self._is_allocated = False
         self._digests: tuple[Digests, Digests] = {}, {}  # of rows and states, see History
 
     def __len__(self) -> int:
         """Transitions that can be drawn; sequences, where those are drawn."""
-        return len(self._places)
+        return len(self._starts)
 
     def num_sequences(self) -> int:
         """Rows that a sample can begin at, of each environment; among single rows, fillers too."""
-        return self._places.num_starts
+        return self._starts.num_starts
 
     def add(self, rollout: Rollout) -> None:
         """Store a rollout in place of the oldest rows.
 
         ValueError, before anything changes, if it is longer than the buffer, or of another form than what is stored.
         """
-        time, start = rollout.num_rows, self._places.total
+        time, start = rollout.num_rows, self._starts.total
         if time > self.num_rows:
             raise ValueError(f"agent.replay_capacity: a rollout of {time} rows does not fit into {self.num_rows} rows")
         if self._states and time != self._stride:
@@ -105,7 +118,7 @@ class ReplayBuffer:
         self._allocate()
         if start == 0:
             self._rows.check_stacks(rollout)
-        self._places.add(rollout.valid)
+        self._starts.add(rollout.valid)
         self._rows.write(start, rollout)
         for ring, part in zip(self._states, rollout.state, strict=bool(self._states)):
             ring.write(start // self._stride, part.unsqueeze(0))
@@ -117,30 +130,48 @@ class ReplayBuffer:
         reset with `is_first`); where the encoder has a state they begin where a rollout did, with the state it had.
         ValueError if there is nothing yet.
         """
+        return self._read(self.tables, self.draw(batch_size, beta))
+
+    def draw(self, batch_size: int, beta: float = 1.0) -> Places:
+        """What `sample` draws, for `read`."""
         if not len(self):
             raise ValueError("replay: nothing to draw from yet")
-        index, weight = self._places.draw(batch_size, beta, self._generator)
-        size = self._rows.size
-        if weight is None:
-            weight = torch.ones(batch_size, device=index.device)
-        at = (native(index) + self._steps) % size  # [R + 1, N]
+        index, weight = self._starts.draw(batch_size, beta, self._generator)
+        looks_ahead = self._is_lone and self.window.n_step > 1
+        total = (torch.tensor(self._starts.total, device=index.device),) if looks_ahead else ()
+        return Places(index, () if weight is None else (weight,), total)
+
+    @property
+    def sampled_rows(self) -> int:
+        """R of a sample's rollout."""
+        return 1 if self._is_lone else self.window.num_rows
+
+    def read(self, tables: Mapping[str, Tensor], places: Places) -> Sample:
+        """What lies there: a function of tensors alone, to be recorded within what is made of a sample.
+
+        tables: the buffer's own.
+        """
+        index, size = places.index, self._rows.size
+        weight = places.weight[0] if places.weight else torch.ones(len(index), device=index.device)
+        steps = torch.arange(self.window.num_rows + 1, device=index.device).unsqueeze(1) * self.num_envs
+        at = (index + steps).remainder(size)  # [R + 1, N]
         if self.window.n_step == 1:
-            rollout = self._rollout(at, index)
+            rollout = self._rollout(tables, at, index)
             discount = self.window.one_step(rollout.reward, rollout.terminated)
             return Sample(rollout, rollout.reward, discount, None, weight, index)
         if self._is_lone:
-            rings, inner = self._rows.rings, at[:-1]
+            inner = at[:-1]
             reward, discount, count = self.window.sums(
-                rings["reward"].take(inner),
-                rings["terminated"].take(inner),
-                rings["truncated"].take(inner),
-                rings["is_first"].take(at),
-                self._places.total - index // self.num_envs,
+                self._take(tables, "reward", inner),
+                self._take(tables, "terminated", inner),
+                self._take(tables, "truncated", inner),
+                self._take(tables, "is_first", at),
+                places.total[0] - index // self.num_envs,
             )
             # A row and its successor, however far apart, as if they were neighbours.
-            pair = torch.cat((index.unsqueeze(0), index + count * self.num_envs)).remainder_(size)
-            return Sample(self._rollout(native(pair), index), reward, discount, None, weight, index)
-        rollout = self._rollout(at, index)
+            pair = torch.cat((index.unsqueeze(0), index + count * self.num_envs)).remainder(size)
+            return Sample(self._rollout(tables, pair, index), reward, discount, None, weight, index)
+        rollout = self._rollout(tables, at, index)
         reward, discount, count = self.window.sums(
             rollout.reward, rollout.terminated, rollout.truncated, rollout.is_first
         )
@@ -152,32 +183,35 @@ class ReplayBuffer:
 
         ValueError, before anything changes, if one is negative, NaN, infinite or too large; or if draws are uniform.
         """
-        self._places.update(index, priority)
+        self._starts.update(index, priority)
 
-    def _rollout(self, at: Array, index: Tensor) -> Rollout:
+    def _rollout(self, tables: Mapping[str, Tensor], at: Tensor, index: Tensor) -> Rollout:
         """The rows at places [R + 1, N] of the rings, of which the last is only a successor."""
-        rings, inner = self._rows.rings, at[:-1]
-        is_consecutive = self.window.n_step == 1 or not self._is_lone
+        inner, is_consecutive = at[:-1], self.window.n_step == 1 or not self._is_lone
         return Rollout(
-            observation=self._rows.observation(at, is_consecutive),
-            is_first=rings["is_first"].take(at),
-            action=rings["action"].take(inner).long(),
+            observation=self._rows.observation(tables, at, is_consecutive),
+            is_first=self._take(tables, "is_first", at),
+            action=self._take(tables, "action", inner).long(),
             log_prob=None,
-            reward=rings["reward"].take(inner),
-            terminated=rings["terminated"].take(inner),
-            truncated=rings["truncated"].take(inner),
-            state=self._state(index) if self._states else (),
-            action_mask=rings["action_mask"].take(at) if "action_mask" in rings else None,
+            reward=self._take(tables, "reward", inner),
+            terminated=self._take(tables, "terminated", inner),
+            truncated=self._take(tables, "truncated", inner),
+            state=self._state(tables, index) if self._states else (),
+            action_mask=self._take(tables, "action_mask", at) if "action_mask" in tables else None,
         )
 
-    def _state(self, index: Tensor) -> State:
+    def _state(self, tables: Mapping[str, Tensor], index: Tensor) -> State:
         """Recurrent state before rows [N]."""
         number = index // (self._stride * self.num_envs) * self.num_envs + index % self.num_envs
-        return tuple(ring.take(native(number % (ring.length * self.num_envs))) for ring in self._states)
+        place = number % (self.num_rows // self._stride * self.num_envs)
+        return tuple(self._take(tables, name, place) for name in self._state_rings)
+
+    def _take(self, tables: Mapping[str, Tensor], name: str, at: Tensor) -> Tensor:
+        return self._rings[name].take(tables[name], at)
 
     def state_dict(self) -> StateDict:
         self._allocate()
-        total, states = self._places.total, self._places.total // self._stride
+        total, states = self._starts.total, self._starts.total // self._stride
         first = max(total + 1 - self._rows.length, 0)
         first_state = max(states - self.num_rows // self._stride, 0)
         return {
@@ -221,7 +255,7 @@ class ReplayBuffer:
             for start, part in parts_of(states):
                 for name, ring in self._state_rings.items():
                     ring.write(start, part[name])
-        self._places.load(counters["total"])
+        self._starts.load(counters["total"])
         self._digests = dict(rows.digests), {} if states is None else dict(states.digests)
         self._generator.set_state(state["generator"])
 
@@ -253,7 +287,8 @@ class ReplayBuffer:
         """Take the memory, if this is the first use."""
         if not self._is_allocated:
             self.check_room()
-            for ring in (*self._rows.all_rings, *self._states):
+            for ring in self._rings.values():
                 ring.allocate()
-            self._places.allocate()
+            self._starts.allocate()
+            self.tables = {name: ring.table for name, ring in self._rings.items()}
             self._is_allocated = True

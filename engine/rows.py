@@ -1,13 +1,14 @@
 """What rollouts brought, row by row: a ring for each leaf of the observation and for each other field."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
 from ..envs.contract import EnvSpec
 from ..spaces import Observation, leaves, observation_of, tensors_of
-from .arrays import Array
 from .frames import frame_ages, frames_back, newest_frame, stacks_of
-from .ring import Ring, native
+from .ring import Ring
 from .rollout import Rollout
 from .storage import Memory
 
@@ -58,9 +59,9 @@ class Rows:
         return {name: self.rings[name].read(row, row + 1)[0] for name in self._newest}
 
     @property
-    def all_rings(self) -> list[Ring]:
+    def all_rings(self) -> dict[str, Ring]:
         """Those too whose rows follow from the others'."""
-        return [*self.rings.values(), *([self._ages] if self._ages else [])]
+        return self.rings if self._ages is None else {**self.rings, "ages": self._ages}
 
     def check(self, rollout: Rollout) -> None:
         """ValueError, which names the field, for a rollout of another form than the rows kept here."""
@@ -87,9 +88,9 @@ class Rows:
         action, bound = rollout.action, self._spec.value_shape("replay")[-1]
         if action.is_floating_point():
             raise ValueError(f"replay: action is of type {action.dtype}, must be an integer")
-        numbers = native(action)
-        if isinstance(numbers, Tensor):  # on a device that would have to be waited for
+        if not action.is_cpu:  # its device would have to be waited for
             return
+        numbers = action.numpy()
         if numbers.size and not (numbers.min() >= 0 and numbers.max() < bound):
             raise ValueError(f"replay: actions from {numbers.min()} to {numbers.max()}, must be 0 to {bound - 1}")
 
@@ -116,25 +117,28 @@ class Rows:
             before = (self._ages.read(start - 1, start)[0] + 1).clamp(max=self.num_frames - 1) if goes_on else None
             self._ages.write(start, frame_ages(rows["is_first"].to(self._device), before, self.num_frames))
 
-    def observation(self, index: Array, is_consecutive: bool) -> Observation:
-        """Observations at places of the rings, [R, N] -> [R, N, *obs]. is_consecutive: each row is the next in time."""
+    def observation(self, tables: Mapping[str, Tensor], index: Tensor, is_consecutive: bool) -> Observation:
+        """Observations at places of the rings, [R, N] -> [R, N, *obs]. is_consecutive: each row is the next in time.
+
+        tables: of all rings.
+        """
         k, found = self.num_frames, {}
         if self._ages is None:
             for name, ring in self._observed.items():
-                found[name] = ring.take(index)
+                found[name] = ring.take(tables[_of(name)], index)
             observation: Observation = observation_of(found)
             return observation
-        age, index = self._ages.take(index), torch.as_tensor(index)
+        age = self._ages.take(tables["ages"], index)
         if is_consecutive and self._is_far:
             # Stacks that follow each other share frames: each goes over to the device once.
             earlier = index[:1] - torch.arange(k - 1, 0, -1, device=index.device).unsqueeze(1) * self._num_envs
-            at = native(torch.cat((earlier, index)).remainder_(self.size))
+            at = torch.cat((earlier, index)).remainder(self.size)
             for name, ring in self._observed.items():
-                found[name] = stacks_of(ring.take(at), age, k)
+                found[name] = stacks_of(ring.take(tables[_of(name)], at), age, k)
         else:
-            at = native((index.unsqueeze(-1) - frames_back(age, k).mul_(self._num_envs)).remainder_(self.size))
+            at = (index.unsqueeze(-1) - frames_back(age, k) * self._num_envs).remainder(self.size)
             for name, ring in self._observed.items():
-                found[name] = ring.take(at).flatten(2, 3)
+                found[name] = ring.take(tables[_of(name)], at).flatten(2, 3)
         observation = observation_of(found)
         return observation
 
@@ -144,7 +148,8 @@ class Rows:
             return
         self.write(0, rollout)
         index = torch.arange((rollout.num_rows + 1) * self._num_envs, device=self._device).view(-1, self._num_envs)
-        found, observed = self.observation(native(index), True), tensors_of(rollout.observation)
+        tables = {name: ring.table for name, ring in self.all_rings.items()}
+        found, observed = self.observation(tables, index, True), tensors_of(rollout.observation)
         if not all(leaf.equal(observed[name]) for name, leaf in tensors_of(found).items()):
             raise ValueError(
                 f"replay: env.id={self._spec.id}: each observation must be {self.num_frames} frames along axis 0, "

@@ -30,7 +30,7 @@ class Window:
     def one_step(self, reward: Tensor, terminated: Tensor) -> Tensor:
         """Discount of the next row."""
         # Termination ends the sum, truncation does not: its successor is the true final observation.
-        return torch.full_like(reward, self.discount).masked_fill_(terminated, 0.0)
+        return torch.full_like(reward, self.discount).masked_fill(terminated, 0.0)
 
     def sums(
         self, reward: Tensor, terminated: Tensor, truncated: Tensor, is_first: Tensor, there: Tensor | None = None
@@ -41,9 +41,9 @@ class Window:
         """
         ends = terminated | truncated | is_first[1:]
         # An episode that breaks off without an end is followed by a filler too, which a sum must not take in.
-        ends[:-1] |= is_first[2:]
+        ends = ends | torch.cat((is_first[2:], torch.zeros_like(is_first[:1])))
         if there is not None:
-            ends |= torch.arange(1, len(ends) + 1, device=ends.device).unsqueeze(1) >= there
+            ends = ends | (torch.arange(1, len(ends) + 1, device=ends.device).unsqueeze(1) >= there)
         return n_step_sums(reward, terminated, ends, self.n_step, self.discount)
 
 

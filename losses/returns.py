@@ -76,13 +76,13 @@ def n_step_sums(
     total, count = reward[:length], torch.ones_like(ends[:length], dtype=torch.int64)
     is_over = ends[:length]  # row k is not of the sum: one of the rows before it was the last
     for k in range(1, n):
-        total = total.add(reward[k : k + length].masked_fill(is_over, 0.0), alpha=discount**k)
+        total = total + discount**k * reward[k : k + length].masked_fill(is_over, 0.0)
         count = count + is_over.logical_not()
         if k + 1 < n:
             is_over = is_over | ends[k : k + length]
     row = torch.arange(-1, length - 1, device=count.device).view(-1, *[1] * (count.ndim - 1))
     has_terminated = terminated.gather(0, row + count)
-    return total, (discount ** count.to(reward.dtype)).masked_fill_(has_terminated, 0.0), count
+    return total, (discount ** count.to(reward.dtype)).masked_fill(has_terminated, 0.0), count
 
 
 def gae(reward: Tensor, discount: Tensor, value: Tensor, next_value: Tensor, cut: Tensor, lambda_: float) -> Tensor:

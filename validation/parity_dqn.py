@@ -136,10 +136,10 @@ class TheirDQN(DQN):
         generator = torch.Generator()
         replay = ReplayBuffer(config.replay_capacity, 1, spec, generator, window=Window(1, 1, config.discount))
         super().__init__(network, replay, config, spec, generator, generator)
-        assert isinstance(replay._places, Transitions)
+        assert isinstance(replay._starts, Transitions)
         self._random = np.random.RandomState(seed)
-        self._places = TheirPlaces(replay._places, capacity, config.batch_size, self._random)
-        replay._places = self._places
+        self._places = TheirPlaces(replay._starts, capacity, config.batch_size, self._random)
+        replay._starts = self._places
         optimizer = torch.optim.Adam(network.parameters(), eps=config.adam_epsilon)
         self._update = GradientStep(self._loss, network, optimizer, config.max_gradient_norm)
         self._actions = gymnasium.spaces.Discrete(spec.discrete("dqn"), seed=seed)
@@ -160,7 +160,7 @@ class TheirDQN(DQN):
         return self.act(row.observation, (), row.is_first, explore=False).action
 
     def batches(self) -> Any:
-        return self._batches(self.replay.sample(self.config.batch_size), 1)
+        return self._batches(self._all(self.replay.draw(self.config.batch_size), 1), 1)
 
     def gradients(self, batch: Batch) -> tuple[float, dict[str, Tensor]]:
         """Loss, and gradients by name; nothing is updated."""

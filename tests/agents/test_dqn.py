@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from graftwork.agents import DQN, DQNConfig
 from graftwork.agents.action_values import ScalarConfig
-from graftwork.engine import Rollout, Sample
+from graftwork.engine import Places, Rollout, Sample
 from graftwork.envs import EnvSpec
 from graftwork.networks import CategoricalHead, Encoder, LSTMConfig, MLPConfig, Network, QHead
 from graftwork.training.schedules import Linear
@@ -37,7 +37,14 @@ def build(num_envs: int = B, seed: int = 0, own: Encoder | None = None, spec: En
 
 def serve(agent: DQN, monkeypatch: pytest.MonkeyPatch, sample: Callable[[int], Sample]) -> None:
     """Let the agent learn from samples of ours, whatever its replay holds."""
-    monkeypatch.setattr(agent.replay, "sample", lambda batch_size, beta: sample(batch_size))
+    drawn: list[Sample] = []
+
+    def draw(batch_size: int, beta: float) -> Places:
+        drawn.append(sample(batch_size))
+        return Places(drawn[-1].index, (), ())
+
+    monkeypatch.setattr(agent.replay, "draw", draw)
+    monkeypatch.setattr(agent.replay, "read", lambda tables, places: drawn[-1])
 
 
 def sampled(rollout: Rollout, weight: Tensor, discount: float = 0.99) -> Sample:

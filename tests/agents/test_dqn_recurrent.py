@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from graftwork.agents import DQN, DQNConfig
 from graftwork.agents.action_values import ScalarConfig
-from graftwork.engine import Rollout, Sample
+from graftwork.engine import Places, Rollout, Sample
 from graftwork.envs import EnvSpec
 from graftwork.networks import LSTMConfig, MLPConfig, Network
 from graftwork.training.seeding import Seeds
@@ -63,7 +63,8 @@ def learnt(monkeypatch, start: Rollout, rollout: Rollout, **fields) -> tuple[DQN
     weight = torch.rand(N, generator=torch.Generator().manual_seed(6))
     discount = torch.where(rollout.terminated, 0.0, 0.9)
     sample = Sample(rollout, rollout.reward, discount, None, weight, torch.arange(N))
-    monkeypatch.setattr(agent.replay, "sample", lambda batch_size, beta: sample)
+    monkeypatch.setattr(agent.replay, "draw", lambda batch_size, beta: Places(sample.index, (), ()))
+    monkeypatch.setattr(agent.replay, "read", lambda tables, places: sample)
     monkeypatch.setattr(type(agent.replay), "__len__", lambda replay: 1)
     agent.learn(replace(start, state=agent.initial_state(B)))
     return agent, {name: value.clone() for name, value in agent.network.state_dict().items()}

@@ -74,8 +74,8 @@ class Update:
 def update(agent: DQN, *rollouts: Rollout) -> Update:
     """One update after the last of the rollouts, which follow each other."""
     drawn: list[Any] = []
-    sample = agent.replay.sample
-    agent.replay.sample = lambda *arguments: drawn.append(sample(*arguments)) or drawn[-1]  # type: ignore[method-assign]
+    draw = agent.replay.draw
+    agent.replay.draw = lambda *arguments: drawn.append(draw(*arguments)) or drawn[-1]  # type: ignore[method-assign]
     online, target = deepcopy(agent.network).requires_grad_(), deepcopy(agent.target)
     for rollout in rollouts:
         metrics = agent.learn(rollout)
@@ -83,7 +83,16 @@ def update(agent: DQN, *rollouts: Rollout) -> Update:
     # Adam's mean of gradients after its first step is a tenth of the one there was.
     gradients = {name: 10 * part["exp_avg"] for name, part in agent.state_dict()["optimizer"].items()}
     index = [divmod(place, B) for place in one.index.tolist()]
-    return Update(agent, rollouts[-1], online, target, index, one.weight, metrics["loss"], gradients)
+    return Update(
+        agent,
+        rollouts[-1],
+        online,
+        target,
+        index,
+        *(one.weight or (torch.ones(len(index)),)),
+        metrics["loss"],
+        gradients,
+    )
 
 
 def summed(stream: Rollout, row: int, env: int, n: int) -> tuple[float, float, int]:

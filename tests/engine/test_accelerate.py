@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -67,7 +68,7 @@ def finish(accelerator: Accelerator) -> None:
     raise AssertionError("the compiler does not end")
 
 
-def results(recorded: Recorded[nn.Module], count: int) -> list[list[Tensor]]:
+def results(recorded: Recorded[nn.Module, Any], count: int) -> list[list[Tensor]]:
     with torch.no_grad():
         return [list(recorded(x)) for x in batches(count)]
 
@@ -104,7 +105,9 @@ def test_a_compiled_graph_comes_to_the_same_bits_and_is_in_the_cache_for_the_nex
         assert_same(results(again, 60), expected)
 
 
-def prepared(accelerator: Accelerator, monkeypatch: pytest.MonkeyPatch, offset: float = 0.0) -> Recorded[nn.Module]:
+def prepared(
+    accelerator: Accelerator, monkeypatch: pytest.MonkeyPatch, offset: float = 0.0
+) -> Recorded[nn.Module, Any]:
     """Recorded, and compiled into what is off by so much."""
     ours = Recorded(function, network())
     results(ours, 10)

@@ -1,5 +1,6 @@
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import pytest
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from graftwork.engine import recorded as module
 from graftwork.engine.gradients import Gradients, Metrics
+from graftwork.engine.recorded import Recorded
 from graftwork.networks import GRUConfig, LSTMConfig, MLPConfig
 
 Result = list[Tensor]
@@ -349,11 +351,51 @@ def test_gradients_share_no_memory_and_are_laid_out_like_their_parameters() -> N
         assert [gradient.tolist() for gradient in each] == [[1, 2, 3], [1, 2, 3], [1, 1, 1]]
 
 
-@pytest.mark.parametrize("batch", [[torch.ones(7, 3)], (torch.ones(7, 3), 2.0), (torch.ones(7, 3), [])])
-def test_batches_of_anything_but_tensors_stay_eager(batch: Any) -> None:
+@pytest.mark.parametrize("batch", [(torch.ones(7, 3), 2.0), [torch.ones(7, 3), "text"], (torch.ones(7, 3), {3})])
+def test_batches_of_anything_but_trees_stay_eager(batch: Any) -> None:
     def of_first(network: nn.Module, batch: Any) -> tuple[Tensor, Metrics]:
         return network(batch[0]).sum(), {}
 
     gradients = of(built(nn.ReLU()), of_first)
     assert len(list(map(gradients, [batch] * 10))) == 10
     assert not gradients._flat._recordings
+
+
+@dataclass(frozen=True)
+class Leafy:
+    here: Tensor
+    absent: Tensor | None
+    inner: dict[str, Tensor]
+
+
+def test_trees_go_in_and_come_out_as_they_are() -> None:
+    calls = []
+
+    def turned(network: nn.Module, tree: Leafy, pair: list[Tensor]) -> tuple[Leafy, tuple[Batch, None]]:
+        calls.append(1)
+        inner = {name: leaf * 2 for name, leaf in tree.inner.items()}
+        return Leafy(network(tree.here), None, inner), (Batch(pair[1], (pair[0],), tree.here - 1), None)
+
+    network = built(nn.ReLU())
+    function = Recorded(turned, network)
+    for number in range(9):
+        here = torch.full((4, 3), float(number))
+        pair = [here + 1, here + 2]
+        found, (batch, nothing) = function(Leafy(here, None, {"a": here, "b": here * 3}), pair)
+        assert nothing is None
+        assert found.absent is None
+        assert torch.equal(found.here, network(here))
+        assert found.inner["a"].unique().tolist() == [2.0 * number]
+        assert found.inner["b"].unique().tolist() == [6.0 * number]
+        assert isinstance(batch, Batch)
+        assert batch.inputs.unique().tolist() == [number + 2.0]
+        assert batch.state[0].unique().tolist() == [number + 1.0]
+    assert len(calls) < 9
+
+
+def test_what_is_absent_is_part_of_the_form() -> None:
+    function = Recorded(lambda _, tree: tree.here if tree.absent is None else tree.absent, built(nn.ReLU()))
+    here, other = torch.ones(3), torch.zeros(3)
+    for _ in range(6):
+        assert torch.equal(function(Leafy(here, None, {})), here)
+        assert torch.equal(function(Leafy(here, other, {})), other)
