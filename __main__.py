@@ -111,6 +111,12 @@ def evaluate(
         print(json.dumps(result.record()))
     elif isinstance(result, tasks.Scores):
         print(f"{result}\n\n{result.table()}")
+    elif result.seeds:
+        each = result.of_seeds
+        means = [of_one.mean for of_one in each.values()]
+        spread = f"of {len(means)} seeds from {min(means):.1f} to {max(means):.1f}"
+        print(f"return {result.mean:.1f}, {spread}, over {episodes} episodes each (step {result.step:,})")
+        print("\n".join(f"seed {seed}: {of_one.mean:.1f} ± {of_one.std:.1f}" for seed, of_one in each.items()))
     else:
         spread = f"from {min(result.returns):.1f} to {max(result.returns):.1f}"
         print(f"return {result.mean:.1f} ± {result.std:.1f} over {episodes} episodes, {spread} (step {result.step:,})")

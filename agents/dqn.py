@@ -175,6 +175,7 @@ class DQNConfig(Config):
             priorities=None if prioritised is None else PrioritySettings(prioritised.exponent, prioritised.floor),
             storage=self.replay_storage,
             directory=None if self.replay_directory is None else Path(self.replay_directory).expanduser(),
+            groups=network.groups,
         )
         names = ("exploration", "noise", "dropout")
         return DQN(network, replay, self, spec, *(seeds.generator(name, device) for name in names))
@@ -203,7 +204,11 @@ class Batch(NamedTuple):
 
 
 class DQN(Agent):
-    """Takes the action of the highest value, but for epsilon or noise; learns values from replay."""
+    """Takes the action of the highest value, but for epsilon or noise; learns values from replay.
+
+    Of a StackedNetwork every column of environments and batches belongs to one of its networks: so there are as many
+    agents side by side, each of `batch_size` and of a step of its own, and the loss is the sum of theirs.
+    """
 
     def __init__(
         self,
@@ -219,25 +224,34 @@ class DQN(Agent):
 
         dropout: of what the network draws while it learns, None for torch's own stream.
         """
-        _check_parts(network, replay, config, spec)
+        _check_parts(network.unstacked(0), replay, config, spec)
         self.network, self.replay, self.config, self.spec = network, replay, config, spec
         self.target = deepcopy(network).requires_grad_(False)
         for each in (self.network, self.target):
             each.eval()  # and in train mode only while it learns, see networks.mode
         self.rollout_rows = config.rollout_rows
-        self.step = 0  # environment steps learnt from
+        self.step = 0  # environment steps learnt from; of many agents their mean, rounded down
+        self._remainder = 0  # steps of all, beyond that
+        self._columns = network.groups * config.batch_size  # of a batch
         self._generator, self._draws = generator, draws
         self._noisy, self._noisy_target = noisy_layers(network), noisy_layers(self.target)
         # Where branches have unequal numbers of actions, some that the values have room for are never legal.
         self._padding = None if spec.padding is None else spec.padding.to(generator.device)
         self._explore = EpsilonGreedy(
-            spec.value_shape("dqn")[-1], config.epsilon.at, config.train_period, generator, legal=self._padding
+            spec.value_shape("dqn")[-1],
+            config.epsilon.at,
+            config.train_period,
+            generator,
+            legal=self._padding,
+            groups=network.groups,
         )
         # Two, as a recording does not notice that layers have become noisy.
         self._greedy, self._noisily_greedy = (Recorded(self._best, network) for _ in range(2))
         self._prepared = Recorded(self._prepare, self.target)
         optimizer = AdamConfig(epsilon=config.adam_epsilon).build(parameter_groups(network))
-        self._update = GradientStep(self._loss, network, optimizer, config.max_gradient_norm, dropout)
+        self._update = GradientStep(
+            self._loss, network, optimizer, config.max_gradient_norm, dropout, groups=network.groups
+        )
 
     def notes(self) -> list[str]:
         replay, epsilon = self.replay, self.config.epsilon.at(0)
@@ -275,14 +289,17 @@ class DQN(Agent):
         config = self.config
         with SAMPLING:
             self.replay.add(batch if config.stored_state else replace(batch, state=()))
-        before, self.step = self.step, self.step + int(batch.valid.sum())
+        more, self._remainder = divmod(self._remainder + int(batch.valid.sum()), self.network.groups)
+        before, self.step = self.step, self.step + more
         self._explore.begin(self.step)
         if self.step < config.learning_starts or len(self.replay) == 0:
             return {}
         if config.target_rate == 1.0 and crossed(config.target_period, before, self.step):
             follow(self.target, self.network, 1.0)
-        # While target, noise and priorities stand still, one draw and one pass of the target serve every update.
+        # While target, noise and priorities stand still, one draw and one pass of the target serve every update. A
+        # batch of many agents is large as it is.
         one_draw_serves = config.target_rate == 1.0 and not self._noisy and config.prioritised is None
+        one_draw_serves = one_draw_serves and self.network.groups == 1
         counts = [config.updates] if one_draw_serves else [1] * config.updates
         with mode(self.network, training=True), noise([*self._noisy, *self._noisy_target], on=True):
             history = [self._learn(count) for count in counts]
@@ -297,7 +314,7 @@ class DQN(Agent):
         config, prioritised = self.config, self.config.prioritised
         importance = 1.0 if prioritised is None else prioritised.importance.at(self.step)
         with SAMPLING:
-            places = self.replay.draw(count * config.batch_size, importance)
+            places = self.replay.draw(count * self._columns, importance)
         drawn = self._all(places, count)
         metrics = self._update(self._batches(drawn, count), config.learning_rate.at(self.step))
         if prioritised is not None:
@@ -319,7 +336,7 @@ class DQN(Agent):
     @torch.no_grad()
     def _all(self, places: Places, count: int) -> Batch:
         """What so many updates learn from: what the online network has no part in is computed for all at once."""
-        config, size = self.config, count * self.config.batch_size
+        config, size = self.config, count * self._columns
         resample(self._noisy_target, self._draws)
         rows, fractions = self._rows - config.burn_in, partial(config.value.draw, generator=self._draws)
         of_target = fractions(rows - self._skipped, size, target=True)
@@ -329,7 +346,7 @@ class DQN(Agent):
 
     def _batches(self, drawn: Batch, count: int) -> Iterator[Batch]:
         """One for each update."""
-        size, end = self.config.batch_size, None if self.config.double else self.config.sequence_length
+        size, end = self._columns, None if self.config.double else self.config.sequence_length
         for batch in zip(
             *inputs_in_columns(drawn.observation, drawn.is_first, drawn.state, size, end),
             *(in_columns(part, size, count) for part in drawn[3:]),
@@ -391,6 +408,8 @@ class DQN(Agent):
         # A CPU takes half the time for columns few enough that their activations fit into its cache. Elsewhere it is
         # memory that counts: four batches without gradients take about what an update does.
         part = max(_CACHED_ROWS // (len(is_first) - 1), 1) if is_first.is_cpu else 4 * self.config.batch_size
+        if target.groups > 1:
+            part = size  # a stack takes whole batches, of which each of its networks has a part
         inputs = zip(
             *inputs_in_columns(observation, is_first, state, part, None),
             in_columns(fractions, part, -(-size // part)),
@@ -460,7 +479,7 @@ class DQN(Agent):
             "replay": self.replay.state_dict(),
             "generator": self._generator.get_state(),
             "noise": self._draws.get_state(),
-            "step": self.step,
+            "step": self.step * self.network.groups + self._remainder,
         }
 
     def load_state_dict(self, state: StateDict) -> None:
@@ -471,7 +490,7 @@ class DQN(Agent):
         self.replay.load_state_dict(state["replay"])
         self._generator.set_state(state["generator"])
         self._draws.set_state(state["noise"])
-        self.step = state["step"]
+        self.step, self._remainder = divmod(state["step"], self.network.groups)
         self._explore.begin(self.step)
 
 

@@ -57,7 +57,14 @@ class Agent(Stateful, Protocol):
         return None
 
     def player(self, *, deterministic: bool = True) -> "Player":
-        """A player of episodes, with the recurrent state that a network with a memory needs."""
+        """A player of episodes, with the recurrent state that a network with a memory needs.
+
+        ValueError if these are several agents at once.
+        """
+        if self.network.groups > 1:
+            raise ValueError(
+                f"these are {self.network.groups} agents at once: load one of them, gw.load(run, seed=...)"
+            )
         return Player(self, deterministic=deterministic)
 
     def predict(

@@ -48,9 +48,10 @@ class Collector:
     go on, would over-sample short episodes.
     """
 
-    def __init__(self, env: VectorEnv, agent: Actor, num_rows: int | None) -> None:
-        self._env, self._agent, self._num_rows = env, agent, num_rows
-        self.num_steps = 0  # environment steps over all environments, fillers not counted
+    def __init__(self, env: VectorEnv, agent: Actor, num_rows: int | None, groups: int = 1) -> None:
+        """groups: of environments, whose mean number of steps is counted."""
+        self._env, self._agent, self._num_rows, self._groups = env, agent, num_rows, groups
+        self._total_steps = 0  # environment steps over all environments, fillers not counted
         self._row: EnvStep | None = None
         self._state: State = ()
 
@@ -87,8 +88,13 @@ class Collector:
             state=first_state,
             action_mask=_stack([row.action_mask for row in rows]),
         )
-        self.num_steps += int(rollout.valid.sum())
+        self._total_steps += int(rollout.valid.sum())
         return rollout
+
+    @property
+    def num_steps(self) -> int:
+        """Environment steps over all environments, fillers not counted; of groups the mean, rounded down."""
+        return self._total_steps // self._groups
 
     def finished(self) -> list[Episode]:
         """Episodes that ended since the last call."""
@@ -104,12 +110,12 @@ class Collector:
             "env": self._env.state_dict() if self._row is not None else None,
             "row": row,
             "recurrent": list(self._state),
-            "num_steps": self.num_steps,
+            "num_steps": self._total_steps,
         }
 
     def load_state_dict(self, state: StateDict) -> None:
         expect_keys("collector", state, {"env", "row", "recurrent", "num_steps"})
-        self.num_steps = state["num_steps"]
+        self._total_steps = state["num_steps"]
         if state["row"] is None:
             self._row, self._state = None, ()
             return

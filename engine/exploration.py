@@ -21,13 +21,15 @@ class EpsilonGreedy:
         generator: torch.Generator,
         *,
         legal: Tensor | None = None,
+        groups: int = 1,
     ) -> None:
         """epsilon: chance of a random action at an environment step; num_rows: whose coins are flipped at once.
 
-        legal: [D, A] the actions that each of D branches has, where they have not all as many.
+        legal: [D, A] the actions that each of D branches has, where they have not all as many. groups: of environments
+        whose steps count for themselves, each as many.
         """
         self._num_actions, self._epsilon, self._num_rows, self._generator = num_actions, epsilon, num_rows, generator
-        self._legal = legal
+        self._legal, self._groups = legal, groups
         self.begin(0)
 
     def begin(self, step: int) -> None:
@@ -52,7 +54,8 @@ class EpsilonGreedy:
     def _flip(self, shape: torch.Size, is_free: bool) -> tuple[Tensor, Tensor]:
         """The first of the rows to come: where its actions are random, and which they are, or which share."""
         num_envs, rows, device = shape[0], (self._num_rows, *shape), self._generator.device
-        steps = range(self._step, self._step + self._num_rows * num_envs, num_envs)
+        increment = num_envs // self._groups
+        steps = range(self._step, self._step + self._num_rows * increment, increment)
         epsilon = torch.tensor([[self._epsilon(step)] for step in steps], device=device)
         coins = torch.rand((self._num_rows, num_envs), generator=self._generator, device=device)
         explores = (coins < epsilon).view(self._num_rows, num_envs, *(1 for _ in shape[1:]))

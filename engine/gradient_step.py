@@ -21,6 +21,8 @@ _STREAM = ".stream"  # no parameter is called so: parts of a name are never empt
 class NonFiniteError(ValueError):
     """A loss or a gradient is NaN or infinite; the update that brought it up has changed nothing."""
 
+    group: int | None = None  # of parameters, the first in which one is, where there are several
+
 
 class GradientStep(Generic[NetworkT, Batch]):
     """Updates `network` by gradients of `loss(network, batch) -> (scalar, metrics)`, clipped to a global norm.
@@ -40,6 +42,7 @@ class GradientStep(Generic[NetworkT, Batch]):
         optimizer: torch.optim.Optimizer,
         max_norm: float | None = None,
         generator: torch.Generator | None = None,
+        groups: int = 1,
     ) -> None:
         """max_norm: of the gradient over all trained parameters, None for no clip.
 
@@ -47,10 +50,13 @@ class GradientStep(Generic[NetworkT, Batch]):
         their kernel; for others each update reads whether it is, which waits for the device.
         generator: what modules draw from that know torch's global stream only (dropout), on the network's device; its
         state is part of ours. None leaves them to the global stream.
+        groups: of parameters, along the first dimension of each, whose gradients are clipped apart; the loss is the sum
+        of theirs, and its metric, as that of the norm, their mean.
         """
-        self._loss, self._network = loss, network
+        self._loss, self._network, self._groups = loss, network, groups
         self._optimizer, self._max_norm = optimizer, max_norm
         self._is_fused = bool(optimizer.defaults.get("fused"))
+        assert groups == 1 or self._is_fused
         owned = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
         self._owned = {name: p for name, p in network.named_parameters() if id(p) in owned}
         if len(self._owned) < len(owned):
@@ -94,6 +100,7 @@ class GradientStep(Generic[NetworkT, Batch]):
                 loss, metrics, gradients, more = self._gradients(batch)
                 told.append(of := Told.of(more))
                 self._apply(gradients, of)
+                loss = loss if self._groups == 1 else loss / self._groups
                 entries.append({"loss": loss, **metrics, "gradient_norm": of.norm})
         for parameter in self._trained.values():
             parameter.grad = None
@@ -102,7 +109,7 @@ class GradientStep(Generic[NetworkT, Batch]):
         if _mean([of.skips for of in told]):  # the one synchronisation of a call
             for buffer, value in zip(buffers, before, strict=True):
                 buffer.copy_(value)
-            raise NonFiniteError(self._culprit(entries, [of.norms for of in told]))
+            raise self._error(entries, [of.norms for of in told])
         rows = ([entry["loss"], *of.means, of.norm] for entry, of in zip(entries, told, strict=True))
         means = map(_mean, zip(*rows, strict=True))
         return {**dict(zip(("loss", *metrics, "gradient_norm"), means, strict=True)), **measured}
@@ -147,21 +154,29 @@ class GradientStep(Generic[NetworkT, Batch]):
         begin(self._optimizer)
 
     def _tell(self, loss: Tensor, metrics: Metrics, gradients: Outputs) -> Outputs:
-        norms = torch.stack(torch._foreach_norm(gradients))
-        norm = torch.linalg.vector_norm(norms)
+        if self._groups == 1:
+            norms = torch.stack(torch._foreach_norm(gradients))
+            norm = of_group = torch.linalg.vector_norm(norms)
+        else:
+            norms = torch.stack([torch.linalg.vector_norm(gradient.flatten(1), dim=1) for gradient in gradients])
+            of_group = torch.linalg.vector_norm(norms, dim=0)
+            norm = of_group.mean()
         total = loss + norm
         # x - x is NaN where x is not finite; isfinite would take five kernels.
         skips = (total - total).isnan().float()
         limit = math.inf if self._max_norm is None else self._max_norm
-        scale = (norm / limit).clamp(min=1.0).float()
+        scale = (of_group / limit).clamp(min=1.0).float()
         return Told(norms, norm, skips, scale, [metric.mean() for metric in metrics.values()]).flat()
 
     def _apply(self, gradients: Outputs, told: "Told") -> None:
         """One optimizer step, unless loss or gradients are not finite."""
         if self._is_fused:
+            clips, is_one = self._max_norm is not None, self._groups == 1
+            for gradient in gradients if clips and not is_one else ():
+                gradient.div_(told.scale.view(-1, *(1 for _ in gradient.shape[1:])))
             # A fused optimizer divides by grad_scale and skips the step where found_inf is 1, both float32, without a
             # synchronisation; torch's own gradient scaler sets the same two attributes.
-            setattr(self._optimizer, "grad_scale", None if self._max_norm is None else told.scale)  # noqa: B010
+            setattr(self._optimizer, "grad_scale", told.scale if clips and is_one else None)  # noqa: B010
             setattr(self._optimizer, "found_inf", told.skips)  # noqa: B010 (a type checker knows neither)
         elif told.skips:
             return
@@ -172,22 +187,28 @@ class GradientStep(Generic[NetworkT, Batch]):
             parameter.grad = gradient
         self._optimizer.step()
 
-    def _culprit(self, history: list[Metrics], norms: list[Tensor]) -> str:
+    def _error(self, history: list[Metrics], norms: list[Tensor]) -> NonFiniteError:
         update = next(i for i, m in enumerate(history) if not (m["loss"] + m["gradient_norm"]).isfinite())
-        for name, value in history[update].items():
+        error = NonFiniteError(self._culprit(history[update], norms[update]))
+        if self._groups > 1:
+            error.group = int(norms[update].isfinite().all(0).logical_not().int().argmax())
+        return error
+
+    def _culprit(self, metrics: Metrics, norms: Tensor) -> str:
+        for name, value in metrics.items():
             if name != "gradient_norm" and not value.mean().isfinite():
                 return f"{name} is {value.mean().item()}; the last finite weights are kept"
-        parameter = int(norms[update].isfinite().logical_not().int().argmax())
+        parameter = int(norms.view(len(norms), -1).isfinite().all(1).logical_not().int().argmax())
         return f"gradient of {list(self._trained)[parameter]} is not finite; the last finite weights are kept"
 
 
 class Told(NamedTuple):
     """Of an update, recorded with its gradients."""
 
-    norms: Tensor  # [P] of each parameter's gradient
-    norm: Tensor  # [] of all
+    norms: Tensor  # [P] of each parameter's gradient; of groups [P, G]
+    norm: Tensor  # [] of all; of groups the mean
     skips: Tensor  # [] float32, 1 where the loss or a gradient is not finite
-    scale: Tensor  # [] float32, what a gradient is divided by to be clipped
+    scale: Tensor  # [] float32, what a gradient is divided by to be clipped; of groups [G]
     means: Outputs  # [] each, of the metrics
 
     def flat(self) -> Outputs:

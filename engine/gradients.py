@@ -69,6 +69,12 @@ def _own(gradients: Sequence[Tensor], parameters: Sequence[Tensor]) -> list[Tens
     places: set[int] = set()
     for gradient, parameter in zip(gradients, parameters, strict=True):
         is_own = gradient.stride() == parameter.stride() and gradient.data_ptr() not in places
-        owned.append(gradient if is_own else torch.empty_like(parameter).copy_(gradient))
+        owned.append(gradient if is_own else _copy(gradient, parameter))
         places.add(owned[-1].data_ptr())
     return owned
+
+
+def _copy(gradient: Tensor, parameter: Tensor) -> Tensor:
+    if parameter.is_contiguous():
+        return gradient.clone(memory_format=torch.contiguous_format)  # writes to nothing, so it can be compiled
+    return torch.empty_like(parameter).copy_(gradient)

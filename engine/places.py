@@ -27,7 +27,10 @@ class Starts(Protocol):
         """Rows [T, B] are about to be written. valid: which of them are transitions."""
 
     def draw(self, batch_size: int, beta: float, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
-        """Places [N], with replacement, of those there are, and their importance weights, None if all are one."""
+        """Places [N], with replacement, of those there are, and their importance weights, None if all are one.
+
+        Of groups as many of each, one group's after the other's.
+        """
 
     def update(self, places: Tensor, priority: Tensor) -> None: ...
 

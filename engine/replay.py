@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..envs.contract import EnvSpec
 from ..networks.encoder import State
+from .grouped_places import GroupedTransitions
 from .history import Digests, History
 from .places import Sequences, Starts, Transitions
 from .priorities import PrioritySettings
@@ -51,8 +52,12 @@ class ReplayBuffer:
         priorities: PrioritySettings | None = None,
         storage: Storage = "device",
         directory: Path | None = None,
+        groups: int = 1,
     ) -> None:
-        """capacity: transitions over all environments.
+        """capacity: transitions over all environments, or those of each group.
+
+        groups: of as many environments, one after another, from each of which as much is drawn; of single rows,
+        uniformly.
 
         state: the encoder's initial state of B environments; rollout_rows: of every rollout to come,
         needed only where there is a state; directory: of mapped files. What is drawn lies on the generator's device.
@@ -60,9 +65,10 @@ class ReplayBuffer:
         """
         assert rollout_rows or not state
         window = Window() if window is None else window
-        self.num_rows, self.num_envs, self.window = max(capacity // num_envs, 1), num_envs, window
+        self.num_rows, self.num_envs, self.window = max(capacity * groups // num_envs, 1), num_envs, window
         self._generator = generator
         self._is_lone = window.length == 1 and not state  # one transition, and not a sequence
+        assert groups == 1 or (self._is_lone and priorities is None)
         if not self._is_lone and self.num_rows < (needed := window.num_rows + (rollout_rows or 0)):
             raise ValueError(
                 f"agent.replay_capacity={capacity} keeps {self.num_rows} rows of each environment, but a sequence of "
@@ -82,7 +88,9 @@ class ReplayBuffer:
         self._states = [Ring(far, part.dtype, num_starts, num_envs, *part.shape[1:]) for part in state]
         self._slots = slots = None if priorities is None else Slots(num_starts * num_envs, priorities, generator.device)
         self._starts: Starts
-        if self._is_lone:
+        if groups > 1:
+            self._starts = GroupedTransitions(self.num_rows, self._rows.rings["is_first"], near, groups)
+        elif self._is_lone:
             self._starts = Transitions(self.num_rows, self._rows.rings["is_first"], near, slots)
         else:
             self._starts = Sequences(window.num_rows, self.num_rows, num_envs, self._stride, slots)
@@ -97,7 +105,7 @@ class ReplayBuffer:
         self._digests: tuple[Digests, Digests] = {}, {}  # of rows and states, see History
 
     def __len__(self) -> int:
-        """Transitions that can be drawn; sequences, where those are drawn."""
+        """Transitions that can be drawn, of the group that has fewest; sequences, where those are drawn."""
         return len(self._starts)
 
     def num_sequences(self) -> int:
@@ -126,6 +134,7 @@ class ReplayBuffer:
     def sample(self, batch_size: int, beta: float = 1.0) -> Sample:
         """Draws with replacement, uniformly or by priority; beta: exponent of the importance weights.
 
+        Of groups as much is drawn from each, one group's columns after the other's.
         One row and no recurrent state: transitions. Otherwise sequences, which may span episodes (mask with `valid`,
         reset with `is_first`); where the encoder has a state they begin where a rollout did, with the state it had.
         ValueError if there is nothing yet.

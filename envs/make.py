@@ -1,6 +1,6 @@
 """Environments from a config."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Any, Literal
 
@@ -99,14 +99,14 @@ def env_maker(config: EnvConfig, *, training: bool = True) -> Callable[[], AnyEn
 def native_envs(
     config: EnvConfig,
     num_envs: int,
-    seed: int,
+    seed: int | Sequence[int],
     *,
     stream: int = TRAINING,
     autoreset: bool = True,
     device: torch.device | str = "cpu",
     record: Callable[[native.Function], native.Function] = native.as_it_is,
 ) -> native.NativeEnvs:
-    """Environments of a config whose backend is native; ValueError for entries to observe that are not there."""
+    """Environments of a config whose backend is native; see NativeEnvs."""
     return native.NativeEnvs(
         native.make_game(config.id, config.kwargs),
         num_envs,

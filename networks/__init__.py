@@ -40,6 +40,7 @@ from .policy_heads import (
 from .popart import NormalisedValueHead
 from .q_heads import ActionValueHead, DuelingQHead, ImplicitQuantileHead, QHead
 from .resnet import ResNet, ResNetConfig
+from .stacked import StackedNetwork
 from .tokens import EmbeddingConfig, TokenEmbedding
 from .torchvision_names import load_torchvision
 
@@ -118,6 +119,7 @@ __all__ = [
     "ResNetConfig",
     "SquashedGaussian",
     "SquashedGaussianHead",
+    "StackedNetwork",
     "State",
     "TokenEmbedding",
     "ValueHead",

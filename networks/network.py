@@ -19,6 +19,8 @@ class Network(nn.Module, Generic[Output]):
     What the auxiliary heads tell is no part of the output: a loss asks them itself.
     """
 
+    groups = 1  # networks that it is made of, each with columns of its own, see stacked.StackedNetwork
+
     def __init__(self, encoder: Encoder, head: Head[Output], auxiliary: Heads[Tensor] | None = None) -> None:
         super().__init__()
         self.encoder, self.head, self.auxiliary = encoder, head, auxiliary
@@ -37,6 +39,11 @@ class Network(nn.Module, Generic[Output]):
         """`forward` of one row, which acting is made of: [B, *obs], state, [B] -> output over [B], state."""
         features, state = self.encoder.step(observation, state, is_first)
         return self.head(features), state
+
+    def unstacked(self, index: int) -> "Network[Output]":
+        """The network of that place among `groups`, with weights of its own; itself where it is the only one."""
+        assert index == 0
+        return self
 
     @torch.no_grad()
     def probe(self, space: gymnasium.Space[Any]) -> Output:

@@ -10,7 +10,7 @@ from torch import nn
 from ..engine import Agent, Collector, record
 from ..envs import EVALUATION, TRAINING, AtariVectorEnvs, GymnasiumEnvs, VectorEnv, env_maker, native_envs
 from ..envs.address import AnyEnv
-from ..networks import Encoder, has_batch_norm
+from ..networks import Encoder, StackedNetwork, has_batch_norm
 from ..training.evaluate import GreedyEvaluator
 from ..training.seeding import Seeds
 from ..training.trainer import Periods
@@ -47,16 +47,27 @@ def build_run(config: RunConfig, objects: Objects, source: Encoder | None) -> Pa
         evaluation_envs.close()
 
     return Parts(
-        title=f"{config.agent.kind} on {envs.spec.id}, seed {config.seed}, {config.steps:,} steps",
-        source=Collector(envs, agent, agent.rollout_rows),
+        title=f"{config.agent.kind} on {envs.spec.id}, {_length(config)}",
+        source=Collector(envs, agent, agent.rollout_rows, config.seeds),
         learner=thawing(agent, agent.network.encoder, config.graft, lambda: agent.step),
-        evaluator=GreedyEvaluator(agent, evaluation_envs, config.evaluation.episodes),
+        evaluator=GreedyEvaluator(agent, evaluation_envs, config.evaluation.episodes, seeds_of(config)),
         steps=config.steps,
         periods=Periods(config.log.period, config.evaluation.period, config.checkpoint.period),
         notes=[*agent.notes(), *_on_batch_norm(agent), *_on_own_env(config, objects)],
         result=lambda state: agent,
         close=close,
     )
+
+
+def seeds_of(config: RunConfig) -> tuple[int, ...]:
+    """Those of its agents, () if there is but one."""
+    return tuple(config.all_seeds) if config.seeds > 1 else ()
+
+
+def _length(config: RunConfig) -> str:
+    if config.seeds == 1:
+        return f"seed {config.seed}, {config.steps:,} steps"
+    return f"seeds {config.seed} to {config.all_seeds[-1]} at once, {config.steps:,} steps each"
 
 
 def _on_batch_norm(agent: Agent) -> list[str]:
@@ -78,9 +89,20 @@ def _on_own_env(config: RunConfig, objects: Objects) -> list[str]:
 
 
 def build_envs(
-    config: RunConfig, objects: Objects, *, num_envs: int, stream: int, autoreset: bool, asynchronous: bool
+    config: RunConfig,
+    objects: Objects,
+    *,
+    num_envs: int,
+    stream: int,
+    autoreset: bool,
+    asynchronous: bool,
+    seed: int | None = None,
 ) -> VectorEnv:
-    """The run's environments on a stream of episodes of their own; those of TRAINING alone may clip or end early."""
+    """The run's environments on a stream of episodes of their own; those of TRAINING alone may clip or end early.
+
+    num_envs: of each of the run's seeds. seed: that the episodes of all of them follow from, None for their own.
+    """
+    seeds = list(config.all_seeds) if seed is None else [seed] * config.seeds
     training = stream == TRAINING
     if objects.env is None and config.env.backend == "ale":
         if objects.wrapper is not None:
@@ -88,7 +110,7 @@ def build_envs(
         return AtariVectorEnvs(
             config.env,
             num_envs,
-            config.seed,
+            seeds[0],
             stream=stream,
             autoreset=autoreset,
             training=training,
@@ -102,7 +124,7 @@ def build_envs(
         return native_envs(
             config.env,
             num_envs,
-            config.seed,
+            seeds,
             stream=stream,
             autoreset=autoreset,
             device=device_of(config),
@@ -117,7 +139,7 @@ def build_envs(
     return GymnasiumEnvs(
         wrapped,
         num_envs,
-        config.seed,
+        seeds[0],
         stream=stream,
         autoreset=autoreset,
         asynchronous=asynchronous,
@@ -134,6 +156,8 @@ def build_agent(config: RunConfig, envs: VectorEnv, objects: Objects, source: En
     def network() -> Any:
         if objects.network is not None:
             return objects.network
+        if config.seeds > 1:
+            return StackedNetwork([agent.network(envs.spec, Seeds(seed)) for seed in config.all_seeds])
         encoder = objects.encoder
         if encoder is None and config.graft.run is not None:
             encoder = transplanted(config.graft, agent.encoder, envs.spec.observation_space, source)

@@ -5,10 +5,11 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import AfterValidator, Field, model_validator
 
-from ..agents import AgentConfig
+from ..agents import AgentConfig, DQNConfig
 from ..configs import ConfigError, Tree, validate
 from ..configs.config import Config
 from ..envs import EnvConfig
+from ..envs.native import GAMES
 from ..networks import Freeze
 from ..tasks import DataConfig, SupervisedConfig
 
@@ -99,10 +100,37 @@ class RunConfig(Settings):
 
     env: EnvConfig
     agent: AgentConfig
+    seeds: Positive = 1  # independent agents side by side, of seed, seed + 1, ...; whatever is counted is of each
     steps: Positive  # environment steps over all environments; a run ends with the first batch that reaches them
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     log: LogConfig = LogConfig()
+
+    @property
+    def all_seeds(self) -> range:
+        return range(self.seed, self.seed + self.seeds)
+
+    @model_validator(mode="after")
+    def _can_be_many(self) -> "RunConfig":
+        if self.seeds == 1:
+            return self
+        given, agent = f"seeds={self.seeds}", self.agent
+        if self.env.backend != "native":
+            raise ValueError(
+                f"{given}: env.id={self.env.id} with env.backend={self.env.backend} is no native environment; "
+                f"use seeds=1, or one of {', '.join(GAMES)}"
+            )
+        if not isinstance(agent, DQNConfig):
+            raise ValueError(f"{given}: agent.kind={agent.kind} trains one seed at a time; use seeds=1, or dqn")
+        if agent.prioritised is not None:
+            raise ValueError(f"{given}: agent.prioritised draws for one seed at a time; use null")
+        if agent.sequence_length > 1:
+            raise ValueError(f"{given}: agent.sequence_length={agent.sequence_length} is drawn for one seed; use 1")
+        if self.graft != GraftConfig():
+            raise ValueError(f"{given}: graft is for one seed at a time; leave it out")
+        if self.log.layers:
+            raise ValueError(f"{given}: log.layers=true tells of one network; use false")
+        return self
 
 
 class TaskRunConfig(Settings):

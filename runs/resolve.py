@@ -48,7 +48,12 @@ def resolve(
     if config.graft.run is not None:
         _refuse_idle_encoder(overrides, config.graft.run)
     config = grafted(config.model_copy(update={"objects": objects.names}), objects)
-    directory = _directory(run_dir or config.run_dir, name, config.seed)
+    if isinstance(config, RunConfig) and config.seeds > 1:
+        if objects.names:
+            raise ValueError(f"seeds={config.seeds}: takes no {objects.names[0]} from Python; use seeds=1")
+        name += f"-{config.seed}-to"
+    last = config.all_seeds[-1] if isinstance(config, RunConfig) else config.seed
+    directory = _directory(run_dir or config.run_dir, name, last)
     return config.model_copy(update={"run_dir": str(directory)}), directory
 
 
@@ -102,7 +107,7 @@ def read_schema(path: Path) -> Schema:
 
 
 _KEPT = (
-    *("seed", "run_dir", "objects", "graft.run", "evaluation.patience"),
+    *("seed", "seeds", "run_dir", "objects", "graft.run", "evaluation.patience"),
     *("env.id", "env.protocol", "env.backend"),  # results on two are not to be compared
     *("task.optimizer", "task.normalise", "task.initialisation"),
 )

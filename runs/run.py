@@ -21,7 +21,7 @@ from ..training.evaluate import evaluate as play
 from ..training.lock import RunLock
 from ..training.seeding import Seeds
 from ..training.trackers import METRICS
-from .build import build_agent, build_envs, numerics, threads_for
+from .build import build_agent, build_envs, numerics, seeds_of, threads_for
 from .build_task import check_form, chosen_model, parts_of, read_feeds
 from .config import AnyRunConfig, RunConfig, TaskRunConfig
 from .graft import with_encoder_of
@@ -31,14 +31,14 @@ from .session import CHECKPOINTS, CONFIG, SCHEMA, Run, Session, fitting
 from .stages import StagesConfig, naming
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FreshEvaluation(Evaluation):
     """An evaluation on episodes that the run never saw."""
 
     seed: int  # that the episodes follow from
     step: int  # environment steps of the checkpoint
 
-    def record(self) -> dict[str, float | int | list[float] | list[int]]:
+    def record(self) -> dict[str, object]:
         return {**super().record(), "seed": self.seed, "step": self.step}
 
 
@@ -120,6 +120,7 @@ def resume(
 def load(
     run_dir: str | Path,
     *,
+    seed: int | None = None,
     env: Callable[[], AnyEnv] | None = None,
     wrapper: Callable[[AnyEnv], AnyEnv] | None = None,
     encoder: Encoder | None = None,
@@ -127,15 +128,32 @@ def load(
 ) -> Agent | Model:
     """The agent of a run with the weights of its newest good checkpoint, its replay empty; or the model of a task.
 
-    A model that was stopped early has the weights of the lowest validation loss; it needs no data to be loaded.
+    seed: whose, needed of a run that trained many seeds at once. A model that was stopped early has the weights of the
+    lowest validation loss; it needs no data to be loaded.
     """
     objects = Objects(env, wrapper, encoder, network)
-    return _load(run_dir, objects, learns=False)[1]
+    config, loaded, step = _load(run_dir, objects, learns=False)
+    seeds = config.all_seeds if isinstance(config, RunConfig) else range(config.seed, config.seed + 1)
+    trained = f"{run_dir} trained seed{f's {seeds[0]} to' if len(seeds) > 1 else ''} {seeds[-1]}"
+    if len(seeds) > 1 and seed is None:
+        raise ValueError(f"{trained} at once: load one of them, seed={seeds[0]}")
+    if seed is not None and seed not in seeds:
+        raise ValueError(f"seed={seed}: {trained}")
+    if isinstance(loaded, Model) or len(seeds) == 1:
+        return loaded
+    assert isinstance(config, RunConfig)
+    assert seed is not None
+    lone = config.model_copy(update={"seed": seed, "seeds": 1})
+    envs = build_envs(lone, objects, num_envs=1, stream=FRESH, autoreset=False, asynchronous=False)
+    agent = build_agent(lone, envs, Objects(network=loaded.network.unstacked(seed - config.seed)))
+    agent.step = step
+    return agent
 
 
 def load_encoder(
     run_dir: str | Path,
     *,
+    seed: int | None = None,
     env: Callable[[], AnyEnv] | None = None,
     wrapper: Callable[[AnyEnv], AnyEnv] | None = None,
     encoder: Encoder | None = None,
@@ -143,9 +161,12 @@ def load_encoder(
 ) -> Encoder:
     """The trained encoder of a run, in eval mode: observation [T, B, *obs] -> features [T, B, F].
 
-    Of a task's run it includes what takes the units off its inputs; of an ensemble's it is the first member's.
+    Of a task's run it includes what takes the units off its inputs; of an ensemble's it is the first member's. seed: as
+    of `load`.
     """
-    trained: Encoder = load(run_dir, env=env, wrapper=wrapper, encoder=encoder, network=network).network.encoder
+    trained: Encoder = load(
+        run_dir, seed=seed, env=env, wrapper=wrapper, encoder=encoder, network=network
+    ).network.encoder
     return trained.requires_grad_(True)
 
 
@@ -163,8 +184,8 @@ def evaluate(
     """Greedy returns of the newest good checkpoint on fresh episodes; of a task, its model's scores on the test part.
 
     None of the episodes was seen in training or in its evaluations. seed: None takes the run's; the same seed gives the
-    same episodes. A task has no use for `episodes` and `seed`; its `data` are divided as in training, and the test part
-    of them is scored.
+    same episodes. Of many seeds at once each agent plays so many, with None those of its own seed. A task has no use
+    for `episodes` and `seed`; its `data` are divided as in training, and the test part of them is scored.
     """
     if episodes < 1:
         raise ValueError(f"episodes={episodes}: must be at least 1")
@@ -176,13 +197,13 @@ def evaluate(
         return _test(config, agent, objects, step)
     assert isinstance(config, RunConfig)
     assert not isinstance(agent, Model)
-    config = config if seed is None else config.model_copy(update={"seed": seed})
     num_envs = min(config.evaluation.num_envs, episodes)
-    envs = build_envs(config, objects, num_envs=num_envs, stream=FRESH, autoreset=False, asynchronous=False)
+    envs = build_envs(config, objects, num_envs=num_envs, stream=FRESH, autoreset=False, asynchronous=False, seed=seed)
     try:
         with numerics(threads_for(config, agent.network)):
-            played = play(agent, envs, episodes)
-            return FreshEvaluation(played.returns, played.lengths, config.seed, step)
+            played = play(agent, envs, episodes, seeds=seeds_of(config))
+            own = config.seed if seed is None else seed
+            return FreshEvaluation(played.returns, played.lengths, played.seeds, seed=own, step=step)
     finally:
         envs.close()
 

@@ -179,7 +179,10 @@ class Session:
                 # The batch is half done, so this is no state to resume from: the weights alone, beside the checkpoints.
                 state = {"learner": {"network": parts.learner.network.state_dict()}}
                 path = checkpoint.save(directory / FAILURE, trainer.step, state, keep=1, meta=meta)
-                raise type(error)(f"step {trainer.step:,}: {error} (last finite weights: {path})") from error
+                where = f"step {trainer.step:,}"
+                if isinstance(error, NonFiniteError) and error.group is not None:
+                    where += f", seed {config.seed + error.group}"
+                raise type(error)(f"{where}: {error} (last finite weights: {path})") from error
             finally:
                 trackers.close(exit_code)
         state = {"learner": parts.learner.state_dict(), "evaluator": parts.evaluator.state_dict()}

@@ -30,7 +30,9 @@ _EVALUATOR = "evaluator"  # a part only of runs whose evaluator has something to
 class Source(Stateful, Protocol[BatchOut]):
     """Where batches come from: a Collector, or a data set."""
 
-    num_steps: int  # environment steps, or samples of a data set, handed out so far
+    @property
+    def num_steps(self) -> int:
+        """Environment steps, or samples of a data set, handed out so far."""
 
     def next(self) -> BatchOut: ...
 

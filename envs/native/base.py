@@ -1,6 +1,6 @@
 """Environments whose state is tensors: what all native games have in common."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple, TypeAlias
@@ -109,7 +109,7 @@ def _draws(env_key: Tensor, episode: Tensor, number: Tensor) -> Tensor:
 
 
 class NativeEnvs:
-    """`num_envs` environments of a game as tensors of `device`; see contract.VectorEnv, for autoreset GymnasiumEnvs.
+    """Environments of a game as tensors of `device`; see contract.VectorEnv, for autoreset GymnasiumEnvs.
 
     An episode follows from its address and its actions alone, whatever the number of environments; its chances are the
     same on every device. The state is a few numbers for each environment, so restoring replays nothing. Stepping
@@ -121,7 +121,7 @@ class NativeEnvs:
         self,
         game: Game,
         num_envs: int,
-        seed: int,
+        seed: int | Sequence[int],
         *,
         stream: int = TRAINING,
         autoreset: bool = True,
@@ -130,11 +130,13 @@ class NativeEnvs:
         device: torch.device | str = "cpu",
         record: Callable[[Function], Function] = as_it_is,
     ) -> None:
-        """max_episode_steps: in place of the game's own; record: makes a function of the same results that runs in less
+        """seed: or several, one's `num_envs` environments after the other's, each with the episodes of its seed alone.
+
+        max_episode_steps: in place of the game's own; record: makes a function of the same results that runs in less
         time. ValueError for entries to observe that are not there.
         """
-        space = game.observation_space
-        self.num_envs = num_envs
+        space, seeds = game.observation_space, [seed] if isinstance(seed, int) else seed
+        self.num_envs = len(seeds) * num_envs
         self.device = torch.device(device)
         self.spec = EnvSpec(
             id=game.env_id,
@@ -145,7 +147,7 @@ class NativeEnvs:
         )
         self.simulation = Simulation(game, max_episode_steps or game.max_episode_steps, autoreset, observe)
         self._step = {some_ended: record(partial(self._next, some_ended)) for some_ended in (True, False)}
-        self._env_key = env_keys(seed, stream, num_envs).to(self.device)
+        self._env_key = torch.cat([env_keys(each, stream, num_envs) for each in seeds]).to(self.device)
         # Ended before it began: so what comes next is episode 0, by `reset` or by a step.
         unbegun = self.simulation.begin(self._env_key, torch.full_like(self._env_key, -1))
         self._live = unbegun._replace(ended=~unbegun.ended)

@@ -528,3 +528,59 @@ class TestExamine:
         metrics = step(batches(1, torch.float32))
         assert len(shares) == 2
         assert shares[0] == shares[1] == metrics["activation_zeros/1"]
+
+
+class TestGroups:
+    """Parameters [G, ...] of networks that learn apart."""
+
+    @staticmethod
+    def stacked(members: list[nn.Module]) -> nn.Module:
+        built = nn.Module()
+        for name, _ in members[0].named_parameters():
+            entries = torch.stack([member.get_parameter(name).detach() for member in members])
+            built.register_parameter(name.replace(".", "_"), nn.Parameter(entries))
+        return built
+
+    @staticmethod
+    def sum_of_losses(built: nn.Module, batch: list[Batch]) -> tuple[Tensor, Metrics]:
+        w1, b1, w2, b2 = built.parameters()
+        total, errors = torch.zeros((), dtype=w1.dtype), []
+        for g, (inputs, target) in enumerate(batch):
+            error = torch.tanh(inputs @ w1[g].T + b1[g]) @ w2[g].T + b2[g] - target
+            total = total + (error**2).mean()
+            errors.append(error.detach().abs().mean())
+        return total, {"error": torch.stack(errors)}
+
+    def members(self, max_norm: float | None) -> tuple[list[Step], Step]:
+        alone = [network() for _ in range(3)]
+        for g, member in enumerate(alone):
+            with torch.no_grad():
+                member[0].weight.mul_(g + 1.0)
+        built = self.stacked(alone)
+        together = GradientStep(self.sum_of_losses, built, Adam(built.parameters()), max_norm, groups=3)
+        return [GradientStep(loss, member, Adam(member.parameters()), max_norm) for member in alone], together
+
+    @pytest.mark.parametrize("max_norm", [None, 0.5])
+    def test_each_is_clipped_by_its_own_norm_and_updated_as_if_alone(self, max_norm: float | None) -> None:
+        alone, together = self.members(max_norm)
+        parts = [batches(4, seed=g) for g in range(3)]
+        told = [step(part, 0.01) for step, part in zip(alone, parts, strict=True)]
+        found = together([[part[k] for part in parts] for k in range(4)], 0.01)
+        for index, stacked in enumerate(together._network.parameters()):
+            for g, step in enumerate(alone):
+                own = list(step._network.parameters())[index]
+                torch.testing.assert_close(stacked[g], own, rtol=1e-7, atol=1e-9)
+        for name, value in found.items():  # each metric is the mean of theirs
+            torch.testing.assert_close(value, torch.stack([each[name] for each in told]).mean(), rtol=1e-6, atol=1e-9)
+        assert len({f"{each['gradient_norm']:.3f}" for each in told}) == 3
+
+    @pytest.mark.parametrize("group", [0, 2])
+    def test_one_that_is_not_finite_is_named_and_nothing_changes(self, group: int) -> None:
+        _, together = self.members(1.0)
+        before = values(together._network)
+        batch = [batches(1, seed=g)[0] for g in range(3)]
+        batch[group] = poisoned(batch[group])
+        with pytest.raises(NonFiniteError, match="loss is nan; the last finite weights are kept") as error:
+            together([batch], 0.01)
+        assert error.value.group == group
+        assert_same(values(together._network), before)

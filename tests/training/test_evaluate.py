@@ -10,7 +10,7 @@ from torch import Tensor
 
 from graftwork.agents import DQNConfig, ReinforceConfig
 from graftwork.engine import Step
-from graftwork.envs import GymnasiumEnvs
+from graftwork.envs import EnvConfig, GymnasiumEnvs, native_envs
 from graftwork.networks import LSTMConfig
 from graftwork.training.evaluate import Evaluation, GreedyEvaluator, Interrupted, evaluate
 from graftwork.training.seeding import Seeds
@@ -176,3 +176,36 @@ def test_evaluator_remembers_nothing():
     assert evaluator.state_dict() == {}
     with pytest.raises(ValueError, match=r"state of evaluator: missing nothing, unexpected \['best'\]"):
         evaluator.load_state_dict({"best": {}})
+
+
+def test_agents_side_by_side_play_what_each_would_alone():
+    class Sides:
+        """Of two agents the first takes action 0, the second action 1."""
+
+        def initial_state(self, num_envs):
+            return ()
+
+        def act(self, observation, state, is_first, *, explore, action_mask=None):
+            return Step(torch.arange(2).repeat_interleave(len(is_first) // 2), ())
+
+    class Fixed(Idle):
+        def act(self, observation, *rest, **options):
+            return Step(torch.full((len(observation),), self.action), ())
+
+    idle, other = Fixed(), Fixed()
+    idle.action, other.action = 0, 1
+    make = lambda seed, num_envs=3: native_envs(EnvConfig(id="graftwork/CartPole-v1"), num_envs, seed, autoreset=False)  # noqa: E731
+    together = evaluate(Sides(), make((5, 8)), 7, seeds=(5, 8))
+    alone = {5: evaluate(idle, make(5), 7), 8: evaluate(other, make(8), 7)}
+    assert together.of_seeds == alone
+    assert len(together.returns) == 14
+
+
+def test_evaluation_of_seeds_by_hand():
+    evaluation = Evaluation(returns=(1.0, 2.0, 6.0, 7.0), lengths=(4, 5, 6, 7), seeds=(3, 4))
+    assert evaluation.of_seeds == {3: Evaluation((1.0, 2.0), (4, 5)), 4: Evaluation((6.0, 7.0), (6, 7))}
+    assert str(evaluation) == "greedy return 4.0, of 2 seeds from 1.5 to 6.5"
+    assert evaluation.record()["seeds"] == {"3": 1.5, "4": 6.5}
+    assert evaluation.record()["mean"] == evaluation.metrics()["evaluation/return"] == 4.0
+    assert evaluation.metrics()["evaluation/lowest_seed"] == 1.5
+    assert evaluation.metrics()["evaluation/highest_seed"] == 6.5

@@ -259,3 +259,20 @@ def test_entries_that_are_not_there_are_refused(env_id: str, observe: tuple[int,
     with pytest.raises(ValueError, match=text) as caught:
         native_envs(EnvConfig(id=env_id, observe=observe), 1, 0)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("autoreset", [True, False])
+def test_environments_of_several_seeds_are_those_of_each(open_native: Open, autoreset: bool) -> None:
+    seeds = (4, 5, 6)
+    together = open_native(2, seeds, autoreset=autoreset)
+    assert together.num_envs == 6
+    actions = random_actions(together, 40)
+    rows = [together.reset(), *(together.step(action) for action in actions)]
+    for place, seed in enumerate(seeds):
+        envs, own = open_native(2, seed, autoreset=autoreset), slice(2 * place, 2 * place + 2)
+        alone = [envs.reset(), *(envs.step(action[own]) for action in actions)]
+        assert all(
+            torch.equal(part[own], other)
+            for row, each in zip(rows, alone, strict=True)
+            for part, other in zip(row[:5], each[:5], strict=True)
+        )
