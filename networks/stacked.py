@@ -52,7 +52,7 @@ class StackedEncoder(Encoder):
     ) -> tuple[Tensor, State]:
         parts = map_leaves(lambda leaf: _in_groups(leaf, self._groups, 1), observation)
         features: Tensor = _each(self.inner, 1, parts)[0]
-        return features.flatten(1, 2), state
+        return _in_columns(features, 1), state
 
 
 class StackedHead(Head[Tensor]):
@@ -66,12 +66,18 @@ class StackedHead(Head[Tensor]):
         axis = features.ndim - 2
         parts = (_in_groups(each, self._groups, axis) for each in (features, *more))
         output: Tensor = _each(self.inner, axis, *parts)
-        return output.flatten(axis, axis + 1)
+        return _in_columns(output, axis)
 
 
 def _in_groups(columns: Tensor, groups: int, axis: int) -> Tensor:
     """[..., S*n, ...] -> [..., S, n, ...]."""
     return columns.view(*columns.shape[:axis], groups, -1, *columns.shape[axis + 1 :])
+
+
+def _in_columns(groups: Tensor, axis: int) -> Tensor:
+    """[..., S, n, ...] -> [..., S*n, ...], strides included as of an ordinary network."""
+    rows = groups.flatten(0, axis + 1)
+    return rows.view(*groups.shape[:axis], -1, *groups.shape[axis + 2 :])
 
 
 def _each(module: nn.Module, axis: int, *inputs: Observation) -> Any:

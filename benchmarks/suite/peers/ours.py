@@ -8,17 +8,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..clock import EPISODES, EVALUATION_PERIOD, Clock, Metrics, NotAvailable
+from ..clock import EPISODES, EVALUATION_PERIOD, Clock, Metrics
 from ..play import env_class
 from ..settings import DQN as DQNSettings
 from ..settings import NATIVE, Preset, Reinforce, Settings
 
 
 def dqn(settings: DQNSettings, clock: Clock, seed: int) -> Metrics:
-    """Steps a second are of all seeds."""
+    """Steps and updates a second are of all seeds."""
     found = trained(settings, clock, seed)[1]
-    of_one = found.get("steps_per_second")
-    return found if of_one is None else {**found, "steps_per_second": settings.seeds * of_one}
+    of_one = {name: found.get(name) for name in ("steps_per_second", "updates_per_second")}
+    return {**found, **{name: settings.seeds * speed for name, speed in of_one.items() if speed is not None}}
 
 
 def preset(settings: Preset, clock: Clock, seed: int) -> Metrics:
@@ -31,10 +31,6 @@ def trained(settings: DQNSettings | Preset, clock: Clock, seed: int) -> tuple[An
         return _train(settings.name, list(settings.overrides), settings, clock, seed)
     overrides = [*dqn_overrides(settings), *_evaluation(EVALUATION_PERIOD if clock.goal == "solved" else 0)]
     if settings.seeds > 1:
-        from graftwork.runs import RunConfig
-
-        if "seeds" not in RunConfig.model_fields:
-            raise NotAvailable("this graftwork trains one seed at a time: a run's config has no field `seeds`")
         overrides.append(f"seeds={settings.seeds}")
     return _train("sb3/dqn-cartpole", overrides, settings, clock, seed)
 
