@@ -1,5 +1,6 @@
 """DQN with a stack of networks: each learns as it would alone, and from nobody else's experience."""
 
+from collections.abc import Iterator
 from dataclasses import fields, replace
 from typing import Any
 
@@ -10,7 +11,7 @@ from gymnasium.spaces import Box
 from torch import Tensor
 
 from graftwork.agents import DQN, DQNConfig
-from graftwork.engine import Rollout, Sample, recorded
+from graftwork.engine import Places, Rollout, Sample, recorded
 from graftwork.envs import EnvSpec
 from graftwork.networks import MLPConfig, StackedNetwork
 from graftwork.training.seeding import Seeds
@@ -81,19 +82,34 @@ def assert_like(together: DQN, each: list[DQN]) -> None:
             torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=2e-6)
 
 
+def serve(agent: DQN, monkeypatch: pytest.MonkeyPatch, samples: Iterator[Sample]) -> None:
+    """Let the agent learn from these, whatever its replay holds."""
+    drawn: list[Sample] = []
+
+    def draw(batch_size: int, beta: float) -> Places:
+        drawn.append(joined(samples, batch_size))
+        return Places(drawn[-1].index, (), ())
+
+    monkeypatch.setattr(agent.replay, "draw", draw)
+    monkeypatch.setattr(agent.replay, "read", lambda tables, places: drawn[-1])
+    # A recording would take what is read for given.
+    monkeypatch.setattr(agent, "_prepared", lambda *inputs: agent._prepare(agent.target, *inputs))
+
+
 def assert_updates_alike(monkeypatch: pytest.MonkeyPatch, experience: Any, given: dict[str, Any], calls: int) -> None:
     """Train a stack and its members on the same batches, that the stack's replay drew."""
     together, each = stack(**given), [alone(s, **given) for s in range(S)]
     assert_like(together, each)  # initial weights are bit for bit those of single runs, see test_seeds
     whole = experience(T * calls, S * B)
     drawn: list[Sample] = []
-    sample = together.replay.sample
+    draw = together.replay.draw
 
-    def noted(batch_size: int, beta: float) -> Sample:
-        drawn.append(sample(batch_size, beta))
-        return drawn[-1]
+    def noted(batch_size: int, beta: float) -> Places:
+        places = draw(batch_size, beta)
+        drawn.append(together.replay.read(together.replay.tables, places))
+        return places
 
-    monkeypatch.setattr(together.replay, "sample", noted)
+    monkeypatch.setattr(together.replay, "draw", noted)
     for call in range(calls):
         part = part_of(whole, call)
         drawn.clear()
@@ -101,7 +117,7 @@ def assert_updates_alike(monkeypatch: pytest.MonkeyPatch, experience: Any, given
         of_each = []
         for s, agent in enumerate(each):
             served = iter([sample_of_seed(sample, s) for sample in drawn])
-            monkeypatch.setattr(agent.replay, "sample", lambda size, beta, served=served: joined(served, size))
+            serve(agent, monkeypatch, served)
             of_each.append(agent.learn(of_seed(part, s)))
         for name in told:
             expected = torch.stack([each[name] for each in of_each]).mean()
