@@ -132,7 +132,7 @@ def _check(network: Network[Tensor]) -> None:
         raise ValueError(f"agent.encoder: {kind} has a memory, and seeds above 1 take only feed-forward ones")
     modules = list(network.modules())
     if any(isinstance(module, nn.modules.batchnorm._NormBase) for module in modules):
-        raise ValueError(f"agent.encoder: {kind} has batch norm; seeds above 1 take norm=layer, group, rms or null")
+        raise ValueError(f"agent.encoder: {kind} has batch norm; seeds above 1 take norm=layer, group, rms or none")
     if any(isinstance(module, nn.modules.dropout._DropoutNd) for module in modules):
         raise ValueError(f"agent.encoder: {kind} has dropout; seeds above 1 take dropout=0")
     if noisy_layers(network):

@@ -73,7 +73,7 @@ def _agent_panels(records: Sequence[AgentRecord], *, single: bool) -> list[Panel
 def _draw_agent(axis: "Axes", record: AgentRecord) -> None:
     worst, best = (np.array([pick(row.returns) for row in record.evaluations], float) for pick in (min, max))
     episodes = record.evaluations[-1].episodes
-    label = f"{record.name}, seed {record.config.seed}: mean and range of {episodes} greedy episodes"
+    label = f"{record.name}, {record.config.seed_text}: mean and range of {episodes} greedy episodes"
     curve = plot_band(axis, record.step, record.mean[np.newaxis], COLOURS[0], (worst, best))
     training = axis.plot(*record.training.T, color="#a8aeb9", linewidth=1.0)
     write_legend(axis, {label: curve, "training, with exploration": tuple(training)})

@@ -42,7 +42,7 @@ def _panels(data: str, groups: Sequence[Group[TaskRecord]], *, single: bool) -> 
     scores: dict[tuple[str, str], list[Line]] = {}  # by head and metric
     for group, colour in zip(groups, COLOURS * len(groups), strict=False):
         first = group.records[0]
-        line = Line(group, f"{first.name}, seed {first.config.seed}" if single else group.title, colour)
+        line = Line(group, f"{first.name}, {first.config.seed_text}" if single else group.title, colour)
         heads = tuple(first.schema.heads)
         if first.stage is None and first.data(heads[0]) == data:  # of heads on several data it is one loss
             losses.setdefault(heads, []).append(line)

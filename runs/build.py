@@ -46,8 +46,9 @@ def build_run(config: RunConfig, objects: Objects, source: Encoder | None) -> Pa
         envs.close()
         evaluation_envs.close()
 
+    each = " each" if config.seeds > 1 else ""
     return Parts(
-        title=f"{config.agent.kind} on {envs.spec.id}, {_length(config)}",
+        title=f"{config.agent.kind} on {envs.spec.id}, {config.seed_text}, {config.steps:,} steps{each}",
         source=Collector(envs, agent, agent.rollout_rows, config.seeds),
         learner=thawing(agent, agent.network.encoder, config.graft, lambda: agent.step),
         evaluator=GreedyEvaluator(agent, evaluation_envs, config.evaluation.episodes, seeds_of(config)),
@@ -62,12 +63,6 @@ def build_run(config: RunConfig, objects: Objects, source: Encoder | None) -> Pa
 def seeds_of(config: RunConfig) -> tuple[int, ...]:
     """Those of its agents, () if there is but one."""
     return tuple(config.all_seeds) if config.seeds > 1 else ()
-
-
-def _length(config: RunConfig) -> str:
-    if config.seeds == 1:
-        return f"seed {config.seed}, {config.steps:,} steps"
-    return f"seeds {config.seed} to {config.all_seeds[-1]} at once, {config.steps:,} steps each"
 
 
 def _on_batch_norm(agent: Agent) -> list[str]:

@@ -94,6 +94,10 @@ class Settings(Config):
     graft: GraftConfig = GraftConfig()
     objects: tuple[Literal["env", "wrapper", "encoder", "network", "data"], ...] = ()  # from Python; to resume, again
 
+    @property
+    def seed_text(self) -> str:
+        return f"seed {self.seed}"
+
 
 class RunConfig(Settings):
     """An agent on an environment."""
@@ -109,6 +113,10 @@ class RunConfig(Settings):
     @property
     def all_seeds(self) -> range:
         return range(self.seed, self.seed + self.seeds)
+
+    @property
+    def seed_text(self) -> str:
+        return super().seed_text if self.seeds == 1 else f"seeds {self.seed} to {self.all_seeds[-1]}"
 
     @model_validator(mode="after")
     def _can_be_many(self) -> "RunConfig":

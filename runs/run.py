@@ -134,7 +134,7 @@ def load(
     objects = Objects(env, wrapper, encoder, network)
     config, loaded, step = _load(run_dir, objects, learns=False)
     seeds = config.all_seeds if isinstance(config, RunConfig) else range(config.seed, config.seed + 1)
-    trained = f"{run_dir} trained seed{f's {seeds[0]} to' if len(seeds) > 1 else ''} {seeds[-1]}"
+    trained = f"{run_dir} trained {config.seed_text}"
     if len(seeds) > 1 and seed is None:
         raise ValueError(f"{trained} at once: load one of them, seed={seeds[0]}")
     if seed is not None and seed not in seeds:

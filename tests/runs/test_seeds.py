@@ -173,7 +173,7 @@ def test_a_preset_of_many_seeds_has_a_directory_of_its_own(
     monkeypatch.chdir(tmp_path)
     overrides = ["steps=200", f"env.id={CARTPOLE}", "agent.replay_capacity=1000", "agent.learning_starts=100"]
     assert main(["train", "dqn/cartpole", "seed=2", "seeds=4", *overrides, "agent.batch_size=8"]) == 0
-    assert "seeds 2 to 5 at once, 200 steps each" in capsys.readouterr().err
+    assert "seeds 2 to 5, 200 steps each" in capsys.readouterr().err
     assert (tmp_path / "runs/dqn-cartpole-2-to-5/config.yaml").exists()
 
 
