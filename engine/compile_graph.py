@@ -25,7 +25,7 @@ _PR_SET_PDEATHSIG = 1
 # Views, copies, choices, and arithmetic that IEEE 754 leaves one result for.
 _EXACT = """
     t permute transpose view _unsafe_view reshape expand squeeze unsqueeze slice select alias detach clone lift_fresh
-    lift_fresh_copy stack cat unbind split gather index_select embedding where masked_fill empty_like zeros_like
+    lift_fresh_copy stack cat unbind split gather take index_select embedding where masked_fill empty_like zeros_like
     ones_like full_like new_zeros new_ones new_full zeros ones full scalar_tensor arange _to_copy add sub rsub mul div
     neg abs sign sqrt reciprocal square relu threshold_backward clamp clamp_min clamp_max minimum maximum floor ceil
     trunc round eq ne lt le gt ge isnan isinf isfinite argmax argmin amax amin logical_and logical_or logical_not

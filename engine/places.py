@@ -81,7 +81,7 @@ class Transitions:
 
     def at(self, number: Tensor) -> Tensor:
         """Places of the transitions [N] of those numbers, 0 the oldest; of uniform draws only."""
-        return self._there.rows.flatten().take(number + self._begin)
+        return self._there.table.take(number + self._begin)
 
     def update(self, places: Tensor, priority: Tensor) -> None:
         _expect(self._slots).update(places, priority, self._oldest(self.total) * self._num_envs)
@@ -102,7 +102,7 @@ class Transitions:
             self._append(valid.nonzero().squeeze(1) + oldest * self._num_envs)
 
     def _append(self, new: Tensor) -> None:
-        flat = self._there.rows.flatten()
+        flat = self._there.table
         if self._end + len(new) > len(flat):
             # More than half of it has gone, so nothing is written over before it is read.
             flat[: len(self)] = flat[self._begin : self._end]

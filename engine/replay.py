@@ -13,7 +13,6 @@ from .grouped_places import GroupedTransitions
 from .history import Digests, History
 from .places import Sequences, Starts, Transitions
 from .priorities import PrioritySettings
-from .recorded import record
 from .ring import Ring, expect_rows, parts_of
 from .rollout import Rollout
 from .rows import Rows
@@ -100,7 +99,7 @@ class ReplayBuffer:
         self.nbytes = sum(ring.nbytes for ring in rings) + self._starts.nbytes
         self._needs = [(near, self._starts.nbytes), *((ring.memory, ring.nbytes) for ring in rings)]
         self._capacity = capacity
-        self._read = record(self.read)
+        self._steps = torch.arange(window.num_rows + 1, device=generator.device).unsqueeze(1) * num_envs
         self._is_allocated = False
         self._digests: tuple[Digests, Digests] = {}, {}  # of rows and states, see History
 
@@ -139,7 +138,7 @@ class ReplayBuffer:
         reset with `is_first`); where the encoder has a state they begin where a rollout did, with the state it had.
         ValueError if there is nothing yet.
         """
-        return self._read(self.tables, self.draw(batch_size, beta))
+        return self.read(self.tables, self.draw(batch_size, beta))
 
     def draw(self, batch_size: int, beta: float = 1.0) -> Places:
         """What `sample` draws, for `read`."""
@@ -162,8 +161,7 @@ class ReplayBuffer:
         """
         index, size = places.index, self._rows.size
         weight = places.weight[0] if places.weight else torch.ones(len(index), device=index.device)
-        steps = torch.arange(self.window.num_rows + 1, device=index.device).unsqueeze(1) * self.num_envs
-        at = (index + steps).remainder(size)  # [R + 1, N]
+        at = (index + self._steps).remainder(size)  # [R + 1, N]
         if self.window.n_step == 1:
             rollout = self._rollout(tables, at, index)
             discount = self.window.one_step(rollout.reward, rollout.terminated)

@@ -21,7 +21,8 @@ class Ring:
 
     def allocate(self) -> None:
         self.rows = self.memory.zeros((self.length, *self.shape), self.dtype)  # [length, B, ...]
-        self.table = self.rows.view(self.length * self.shape[0], prod(self.shape[1:]))  # a row of each environment's
+        # Of entries that are numbers flat, else a row for each entry.
+        self.table = self.rows.flatten(0, 1) if len(self.shape) == 1 else self.rows.flatten(0, 1).flatten(1)
 
     def write(self, start: int, rows: Tensor) -> None:
         """Rows from number `start` on, in place of those that lie there."""
@@ -45,13 +46,14 @@ class Ring:
         if self.memory.is_far:
             index = index.to(self.memory.home)
             # Into pinned memory, from where it goes on while this thread does.
-            out = table.new_empty((index.numel(), table.shape[1]), pin_memory=True)
+            out = table.new_empty((index.numel(), *table.shape[1:]), pin_memory=True)
             torch.index_select(table, 0, index.flatten(), out=out)
             found = out.to(self.memory.device, non_blocking=True)
         else:
-            # It takes indices of any shape, in less time than index_select and the views around it.
-            found = torch.embedding(table, index)
-        return found.view(*index.shape, *self.shape[1:])
+            # Both take indices of any shape, in less time than index_select and the views around it.
+            found = table.take(index) if table.ndim == 1 else torch.embedding(table, index)
+        shape = *index.shape, *self.shape[1:]
+        return found if found.shape == shape else found.view(shape)
 
 
 def expect_rows(rings: dict[str, Ring], history: History) -> None:
