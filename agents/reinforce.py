@@ -1,7 +1,7 @@
 """REINFORCE (Williams 1992) on whole episodes, with reward-to-go and a choice of baseline."""
 
-from dataclasses import dataclass
-from typing import Annotated, Literal
+from collections.abc import Iterator
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 from pydantic import Field, model_validator
@@ -13,16 +13,18 @@ from ..engine import (
     Agent,
     GradientStep,
     Metrics,
+    Parts,
     Recorded,
     Rollout,
     StateDict,
     Step,
     expect_keys,
     load_weights,
+    transitions,
 )
 from ..engine.agent import check_causal
 from ..envs import EnvSpec
-from ..losses import entropy, masked_mean, policy_gradient, reward_to_go, squared
+from ..losses import entropy, masked_mean, masked_sum, policy_gradient, reward_to_go, squared
 from ..networks import (
     Categorical,
     CategoricalHead,
@@ -40,9 +42,10 @@ from ..networks import (
     mode,
     parameter_groups,
 )
-from ..spaces import Observation
+from ..spaces import Observation, map_leaves, rows_of
 from ..training.schedules import Constant, Rate
 from ..training.seeding import Seeds
+from .sequences import Maybe, maybe
 
 
 class ReinforceConfig(Config):
@@ -92,10 +95,17 @@ class ReinforceConfig(Config):
         return Reinforce(network.to(device), self, spec, exploration, dropout)
 
 
-@dataclass(frozen=True)
-class Batch:
-    rollout: Rollout  # one whole episode a column
-    entropy_coefficient: Tensor  # scalar
+class Part(NamedTuple):
+    """Some transitions of a batch of whole episodes."""
+
+    observation: Observation  # [T, N, *obs]
+    state: State  # before row 0, each [N, ...]
+    action: Tensor  # [T, N]
+    return_: Tensor  # [T, N]; standardised, if that is the baseline
+    legal: Maybe  # [T, N, A] actions
+    counts: Tensor  # [T, N] bool; what does not is no transition of the batch, or one that another part has
+    share: Tensor  # [] of one transition in the batch: 1 / their number
+    entropy_coefficient: Tensor  # []
 
 
 class Reinforce(Agent):
@@ -149,17 +159,15 @@ class Reinforce(Agent):
         action_mask: Tensor | None = None,
     ) -> Step:
         log_probs, *after = self._policy(observation, state, is_first)
-        policy = _among(Categorical(log_probs), action_mask)
+        policy = _among(Categorical(log_probs), *maybe(action_mask))
         action = policy.sample(self._generator) if explore else policy.mode()
         return Step(action, tuple(after), policy.log_prob(action) if explore else None)
 
     def learn(self, batch: Rollout) -> Metrics:
         self.step += int(batch.valid.sum())
-        coefficient = batch.reward.new_tensor(self.config.entropy_coefficient.at(self.step))
-        if self._normalised is not None:
-            self._adapt(self._normalised, batch)
+        parts = self._parts(batch, self._returns(batch))
         with mode(self.network, training=True):
-            return self._update([Batch(batch, coefficient)], self.config.learning_rate.at(self.step))
+            return self._update([parts], self.config.learning_rate.at(self.step))
 
     def examine(self, wanted: bool) -> None:
         self._update.examine(wanted)
@@ -168,48 +176,71 @@ class Reinforce(Agent):
     def num_updates(self) -> int:
         return self._update.num_updates
 
-    def _loss(self, network: Network[PolicyValue], batch: Batch) -> tuple[Tensor, Metrics]:
-        rollout, valid = batch.rollout, batch.rollout.valid
-        # Every column begins an episode in row 0 and what follows its end is masked: no reset inside.
-        output, _ = network(rollout.observation, rollout.state, None)
-        legal = None if rollout.action_mask is None else rollout.action_mask[:-1]
-        policy = _among(Categorical(output.policy.log_probs[:-1]), legal)
-
-        return_ = self._returns(rollout, output.value)
-        value = None if output.value is None else output.value[:-1]
-        unit = 1.0 if self._normalised is None else self._normalised.deviation
-        if value is not None:
-            advantage = (return_ - value.detach()) / unit
-        elif self.config.baseline == "standardised":
+    @torch.no_grad()
+    def _returns(self, rollout: Rollout) -> Tensor:
+        """What there is to learn from: reward to go [T, B], in the units of the baseline."""
+        valid = rollout.valid
+        discount = self.config.discount * rollout.terminated.logical_not()
+        return_ = reward_to_go(rollout.reward, discount, rollout.done, self._next_value(rollout))
+        if self.config.baseline == "standardised" or self._normalised is not None:
             mean = masked_mean(return_, valid)
-            advantage = (return_ - mean) / (masked_mean((return_ - mean) ** 2, valid).sqrt() + 1e-8)
-        else:
-            advantage = return_
+            variance = masked_mean((return_ - mean) ** 2, valid)
+            if self._normalised is None:
+                return (return_ - mean) / (variance.sqrt() + 1e-8)
+            self._normalised.adapt(mean, variance)  # no value changes, nor what goes on in it
+        return return_
+
+    def _next_value(self, rollout: Rollout) -> Tensor | None:
+        """Of the observation after each row [T, B], right where an episode is truncated: there it goes on in value."""
+        if self.config.baseline != "learned" or not rollout.truncated.any():
+            return None
+        if rollout.state:
+            return self.network(rollout.observation, rollout.state, None)[0].value[1:]
+        column, last = torch.arange(rollout.batch_size, device=rollout.reward.device), rollout.valid.sum(0)
+        output, _ = self.network(map_leaves(lambda leaf: leaf[last, column].unsqueeze(0), rollout.observation))
+        return output.value.expand_as(rollout.reward)
+
+    def _parts(self, rollout: Rollout, return_: Tensor) -> Parts[Part]:
+        """Whole episodes for a recurrent network, else transitions by themselves."""
+        legal = maybe(rollout.action_mask)
+        share, coefficient = (
+            return_.new_tensor(each)
+            for each in (1 / int(rollout.valid.sum()), self.config.entropy_coefficient.at(self.step))
+        )
+
+        def begin() -> Iterator[Part]:
+            if rollout.state:
+                observation, masks = rows_of(rollout.observation, slice(-1)), tuple(mask[:-1] for mask in legal)
+                rows = observation, rollout.state, rollout.action, return_, masks, rollout.valid
+                yield Part(*rows, share, coefficient)
+                return
+            for chosen in transitions(rollout.valid):
+                observation, masks = map_leaves(chosen.of, rollout.observation), tuple(map(chosen.of, legal))
+                rows = observation, (), chosen.of(rollout.action), chosen.of(return_), masks, chosen.counts
+                yield Part(*rows, share, coefficient)
+
+        return Parts(begin)
+
+    def _loss(self, network: Network[PolicyValue], batch: Part) -> tuple[Tensor, Metrics]:
+        """The part's share of the batch's."""
+        # Every column begins an episode in row 0 and what follows its end is masked: no reset inside.
+        output, _ = network(batch.observation, batch.state, None)
+        policy, value = _among(output.policy, *batch.legal), output.value
+        unit = 1.0 if self._normalised is None else self._normalised.deviation
+        advantage = batch.return_ if value is None else (batch.return_ - value.detach()) / unit
 
         # Deviation from Williams 1992: no factor discount^t, which would all but ignore the late part of an episode,
         # and a mean over steps where the textbook sums over each episode.
-        policy_loss = masked_mean(policy_gradient(policy.log_prob(rollout.action), advantage), valid)
-        policy_entropy = masked_mean(entropy(policy.log_probs), valid)
+        each_policy_loss = policy_gradient(policy.log_prob(batch.action), advantage)
+        policy_loss = masked_sum(each_policy_loss, batch.counts) * batch.share
+        policy_entropy = masked_sum(entropy(policy.log_probs), batch.counts) * batch.share
         loss = policy_loss - batch.entropy_coefficient * policy_entropy
         metrics = {"policy_loss": policy_loss.detach(), "entropy": policy_entropy.detach()}
         if value is not None:
-            value_loss = masked_mean(squared((return_ - value) / unit), valid)
+            value_loss = masked_sum(squared((batch.return_ - value) / unit), batch.counts) * batch.share
             loss = loss + self.config.value_coefficient * value_loss
             metrics["value_loss"] = value_loss.detach()
         return loss, metrics
-
-    def _returns(self, rollout: Rollout, value: Tensor | None) -> Tensor:
-        """Reward to go [T, B]. value: of all rows [T+1, B], if there is one."""
-        discount = self.config.discount * rollout.terminated.logical_not()
-        # A truncated episode goes on in value: its last row bootstraps, if there is a value to bootstrap from.
-        return reward_to_go(rollout.reward, discount, rollout.done, None if value is None else value[1:].detach())
-
-    @torch.no_grad()
-    def _adapt(self, head: NormalisedValueHead, rollout: Rollout) -> None:
-        """Take the returns that are about to be learnt into the value's units."""
-        return_ = self._returns(rollout, self.network(rollout.observation, rollout.state, None)[0].value)
-        mean = masked_mean(return_, rollout.valid)
-        head.adapt(mean, masked_mean((return_ - mean) ** 2, rollout.valid))
 
     def state_dict(self) -> StateDict:
         return {
@@ -227,8 +258,8 @@ class Reinforce(Agent):
         self.step = state["step"]
 
 
-def _among(policy: Categorical, legal: Tensor | None) -> Categorical:
-    return policy if legal is None else policy.among(legal)
+def _among(policy: Categorical, *legal: Tensor) -> Categorical:
+    return policy.among(*legal) if legal else policy
 
 
 def _policy(

@@ -7,6 +7,7 @@ from .diagnostics import GradientCheck, gradient_check
 from .gradient_step import GradientStep, NonFiniteError
 from .gradients import Metrics
 from .optimizers import AdagradConfig, AdamConfig, AdamWConfig, OptimizerConfig, RMSpropConfig, SGDConfig
+from .parts import Parts, transitions
 from .priorities import Priorities, PriorityError, PrioritySettings, sequence_priority
 from .recorded import Recorded, record
 from .replay import Places, ReplayBuffer
@@ -29,6 +30,7 @@ __all__ = [
     "Metrics",
     "NonFiniteError",
     "OptimizerConfig",
+    "Parts",
     "Places",
     "Player",
     "Priorities",
@@ -51,4 +53,5 @@ __all__ = [
     "load_weights",
     "record",
     "sequence_priority",
+    "transitions",
 ]

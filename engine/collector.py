@@ -12,6 +12,8 @@ from .phases import ACTING, ENVIRONMENT
 from .rollout import Rollout
 from .stateful import StateDict, expect_keys
 
+_FEWEST = 32  # environments to act for: a network takes hardly longer for them than for one
+
 
 class Step(NamedTuple):
     """What an agent does with one row of observations."""
@@ -63,19 +65,14 @@ class Collector:
             self._state = self._agent.initial_state(self._env.num_envs)
         first_state, rows = self._state, [self._row]
         steps: list[Step] = []
-        resting = torch.zeros_like(self._row.is_first)
-        while not (resting.all() if self._num_rows is None else len(steps) == self._num_rows):
-            row = rows[-1]
+        awake = _Awake(self._env.num_envs, self._row.is_first.device)
+        while not (awake.is_over if self._num_rows is None else len(steps) == self._num_rows):
             with ACTING:
-                step = self._agent.act(
-                    row.observation, self._state, row.is_first, explore=True, action_mask=row.action_mask
-                )
-            self._state = step.state
-            steps.append(step)
+                steps.append(self._act(rows[-1], awake.columns))
             with ENVIRONMENT:
-                rows.append(self._env.step(step.action))
+                rows.append(self._env.step(steps[-1].action))
             if self._num_rows is None:
-                resting |= rows[-1].terminated | rows[-1].truncated
+                self._state = awake.narrow(self._state, ended=rows[-1].terminated | rows[-1].truncated)
         self._row = rows[-1]
         rollout = Rollout(
             observation=stack([row.observation for row in rows]),
@@ -95,6 +92,23 @@ class Collector:
     def num_steps(self) -> int:
         """Environment steps over all environments, fillers not counted; of groups the mean, rounded down."""
         return self._total_steps // self._groups
+
+    def _act(self, row: EnvStep, columns: Tensor | None) -> Step:
+        """Of those environments, None is all; the others are told a 0, as is their probability."""
+
+        def chosen(part: Tensor) -> Tensor:
+            return part if columns is None else part.index_select(0, columns)
+
+        def spread(part: Tensor) -> Tensor:
+            if columns is None:
+                return part
+            return part.new_zeros((len(row.is_first), *part.shape[1:])).index_copy_(0, columns, part)
+
+        mask = None if row.action_mask is None else chosen(row.action_mask)
+        observation = map_leaves(chosen, row.observation)
+        step = self._agent.act(observation, self._state, chosen(row.is_first), explore=True, action_mask=mask)
+        self._state = step.state
+        return Step(spread(step.action), step.state, None if step.log_prob is None else spread(step.log_prob))
 
     def finished(self) -> list[Episode]:
         """Episodes that ended since the last call."""
@@ -128,6 +142,34 @@ class Collector:
         mask = state["row"].get("action_mask")
         mask = mask if mask is None else mask.to(device)
         self._row = EnvStep(observation, nothing.float(), nothing, nothing, is_first, mask)
+
+
+class _Awake:
+    """Environments whose episode goes on, and those that the agent acts for.
+
+    Half of them or more would often act for nobody: the longest of many episodes is several times the mean.
+    """
+
+    def __init__(self, num_envs: int, device: torch.device) -> None:
+        self.is_over = False  # all rest
+        self.columns: Tensor | None = None  # that are acted for, None is all; few numbers of them, so few forms
+        self._size = num_envs  # their number
+        self._fewest = _FEWEST if device.type == "cpu" else num_envs  # elsewhere fewer take hardly less time
+        self._rests = torch.zeros(num_envs, dtype=torch.bool, device=device)
+
+    def narrow(self, state: State, ended: Tensor) -> State:
+        """That of those acted for from now on, the number halved as often as it can be. ended: [B], in the last row."""
+        self._rests |= ended
+        number, size = len(self._rests) - int(self._rests.sum()), self._size
+        self.is_over = number == 0
+        while size // 2 >= max(number, self._fewest):
+            size //= 2
+        if size == self._size:
+            return state
+        columns = torch.arange(len(self._rests)) if self.columns is None else self.columns
+        kept = self._rests[columns].sort(stable=True).indices[:size]
+        self.columns, self._size = columns[kept], size
+        return tuple(part.index_select(0, kept) for part in state)
 
 
 def _stack(parts: list[Tensor | None]) -> Tensor | None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from .gradients import Batch, Gradients, Metrics
+from .parts import Parts
 from .recorded import NetworkT
 
 
@@ -19,7 +20,7 @@ def measure(
     loss: Callable[[NetworkT, Batch], tuple[Tensor, Metrics]],
     network: NetworkT,
     names: Iterable[str],
-    batch: Batch,
+    batch: Batch | Parts[Batch],
 ) -> Metrics:
     """Mean, standard deviation and share of zeros of each layer's output, and the norm of each parameter's gradient.
 

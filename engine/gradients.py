@@ -6,7 +6,8 @@ from typing import Generic, NamedTuple, TypeAlias, TypeVar
 import torch
 from torch import Tensor, nn
 
-from .recorded import NetworkT, Outputs, Recorded
+from .parts import Parts
+from .recorded import NetworkT, Outputs, Recorded, record
 
 Metrics: TypeAlias = dict[str, Tensor]
 Batch = TypeVar("Batch")
@@ -37,16 +38,35 @@ class Gradients(Generic[NetworkT, Batch]):
         """names: of the network's parameters that gradients are wanted of; more: what else is, recorded with them."""
         self._loss, self._names, self._more = loss, tuple(names), more
         self._metrics: tuple[str, ...] = ()
+        self._network = network
         self._flat = Recorded(self._eager, network)
+        self._more_of_sums = None if more is None else record(more)
 
-    def __call__(self, batch: Batch) -> Found:
+    def __call__(self, batch: Batch | Parts[Batch]) -> Found:
         """ValueError names a parameter that the loss does not depend on."""
-        loss, *others = self._flat(batch)
+        loss, *others = self._sums(batch) if isinstance(batch, Parts) else self._flat(batch)
         first = len(self._metrics)
         end = first + len(self._names)
         return Found(loss, dict(zip(self._metrics, others, strict=False)), others[first:end], others[end:])
 
-    def _eager(self, network: NetworkT, batch: Batch) -> tuple[Tensor, ...]:
+    def _sums(self, batch: Parts[Batch]) -> Outputs:
+        named = dict(self._network.named_parameters())
+        parameters = [named[name] for name in self._names]
+        total = parameters[0].new_zeros(sum(parameter.numel() for parameter in parameters))
+        entries = []
+        for part in batch:
+            *entry, total = self._flat(part, total)
+            entries.append(entry)
+        loss, *others = (torch.stack(each).sum(0) for each in zip(*entries, strict=True))
+        pieces = total.split([parameter.numel() for parameter in parameters])
+        pairs = zip(pieces, parameters, strict=True)
+        gradients = tuple(_own([piece.view_as(parameter) for piece, parameter in pairs], parameters))
+        metrics = dict(zip(self._metrics, others, strict=True))
+        more = () if self._more_of_sums is None else self._more_of_sums(loss, metrics, gradients)
+        return (loss, *others, *gradients, *more)
+
+    def _eager(self, network: NetworkT, batch: Batch, total: Tensor | None = None) -> tuple[Tensor, ...]:
+        """total: gradients of the parts before this one, end to end; they come back with its own in them, no `more`."""
         named: Mapping[str, nn.Parameter] = dict(network.named_parameters())
         loss, metrics = self._loss(network, batch)
         self._metrics = tuple(metrics)
@@ -55,7 +75,10 @@ class Gradients(Generic[NetworkT, Batch]):
         if any(gradient is None for gradient in gradients):
             idle = next(name for name, gradient in zip(self._names, gradients, strict=True) if gradient is None)
             raise ValueError(f"{idle} has no part in the loss; freeze it: requires_grad_(False)")
-        loss, gradients = loss.detach(), _own(gradients, parameters)
+        loss = loss.detach()
+        if total is not None:
+            return (loss, *metrics.values(), total + torch.cat([gradient.reshape(-1) for gradient in gradients]))
+        gradients = _own(gradients, parameters)
         more = () if self._more is None else self._more(loss, metrics, gradients)
         return (loss, *metrics.values(), *gradients, *more)
 

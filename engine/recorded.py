@@ -20,7 +20,7 @@ OutputT = TypeVar("OutputT")
 Outputs: TypeAlias = tuple[Tensor, ...] | list[Tensor]
 
 _EAGER_FIRST = 100  # calls of a form before it is recorded, which takes as long as some hundred of them
-_MOST_FORMS = 4  # that are recorded, the first to come often
+_MOST_FORMS = 8  # that are recorded, the first to come often
 _KNOWN = ("torch.nn.", __name__.partition(".")[0] + ".")  # packages whose modules repeat what they did
 
 

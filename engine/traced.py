@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+MOST_OPERATIONS = 5_000  # of a graph: with more, as of an LSTM over 500 rows, to make one takes longer than it saves
+
 
 class Form(NamedTuple):
     """Of the tensor that a node gives; its `meta["tensor_meta"]`, as torch's own passes call it."""
@@ -20,7 +22,8 @@ def traced(function: Callable[..., Sequence[Tensor]]) -> Callable[..., fx.GraphM
     """A call of it runs `function` of the tensors given, and returns a module that does the same operations again.
 
     They are those below autograd: of the forward pass, and of a backward pass that the function asks for. Tensors that
-    are neither given nor made on the way become constants. RuntimeError if one is read as a number, as by `item`.
+    are neither given nor made on the way become constants. RuntimeError if one is read as a number, as by `item`, or
+    if there are more than MOST_OPERATIONS.
 
     torch's make_fx comes to the same graph in ten times the time, and imports torch.compile, which takes longer than
     torch itself to import, and 90 MB.
@@ -55,6 +58,8 @@ class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         if torch.Tag.data_dependent_output in func.tags:
             raise RuntimeError(f"{func} reads a number, on which the next operations may depend")
+        if len(self._graph.nodes) > MOST_OPERATIONS:
+            raise RuntimeError(f"there are more than {MOST_OPERATIONS:,} operations")
         if func is torch.ops.aten.lift_fresh.default:
             # torch.tensor(...): what is made of it, perhaps in place, is of a fresh copy each time.
             func = torch.ops.aten.lift_fresh_copy.default

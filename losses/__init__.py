@@ -6,7 +6,7 @@ and reduces the result with `masked_mean`.
 
 from .distributional import categorical_projection, midpoints, quantile_huber
 from .distributional import cross_entropy as categorical_cross_entropy
-from .masking import masked_mean
+from .masking import masked_mean, masked_sum
 from .munchausen import entropy_bonus, log_policy, munchausen_bonus, soft_value
 from .policy import entropy, policy_gradient
 from .rescaling import signed_hyperbolic, signed_parabolic
@@ -29,6 +29,7 @@ __all__ = [
     "lambda_return",
     "log_policy",
     "masked_mean",
+    "masked_sum",
     "midpoints",
     "multiclass_hinge",
     "munchausen_bonus",

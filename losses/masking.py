@@ -12,8 +12,13 @@ def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
     still turn that zero gradient into NaN, as 0 * inf: mask its inputs as well.)
     Raises ValueError where the shapes differ.
     """
+    return masked_sum(x, mask) / mask.sum().clamp(min=1)
+
+
+def masked_sum(x: Tensor, mask: Tensor) -> Tensor:
+    """Sum of `x` where `mask` is True; else as masked_mean."""
     expect_shape(x.shape, mask=mask)
-    return torch.where(mask, x, 0.0).sum() / mask.sum().clamp(min=1)
+    return torch.where(mask, x, 0.0).sum()
 
 
 def expect_shape(shape: torch.Size, **tensors: Tensor) -> None:

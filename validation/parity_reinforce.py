@@ -12,7 +12,7 @@ import gymnasium
 import torch
 from torch import Tensor
 
-from ..agents.reinforce import Batch, Reinforce, ReinforceConfig
+from ..agents.reinforce import Reinforce, ReinforceConfig
 from ..engine import GradientStep, Rollout
 from ..engine.gradients import Gradients
 from ..envs import EnvSpec, EnvStep, GymnasiumEnvs
@@ -115,8 +115,8 @@ class TheirReinforce(Reinforce):
     def gradients(self, rollout: Rollout) -> tuple[float, dict[str, Tensor]]:
         """Loss, and gradients by name; nothing is updated."""
         names = [name for name, _ in self.network.named_parameters()]
-        batch = Batch(rollout, torch.tensor(0.0))
-        loss, _, gradients, _ = Gradients(self._loss, self.network, names)(batch)
+        parts = self._parts(rollout, self._returns(rollout))
+        loss, _, gradients, _ = Gradients(self._loss, self.network, names)(parts)
         return loss.item(), dict(zip(names, gradients, strict=True))
 
 

@@ -200,7 +200,7 @@ def test_the_fused_pass_over_whole_episodes_equals_the_stepwise_one_with_resets(
     fused, stepwise = build(encoder=encoder), build(encoder=encoder)
     batch = episodes(fused)
     forward = stepwise.network.forward
-    stepwise.network.forward = lambda observation, state, is_first: forward(observation, state, batch.is_first)
+    stepwise.network.forward = lambda rows, state, is_first: forward(rows, state, batch.is_first[: len(rows)])
     for agent in (fused, stepwise):
         agent.learn(batch)
     torch.testing.assert_close(fused.network.state_dict(), stepwise.network.state_dict(), rtol=0, atol=2e-6)

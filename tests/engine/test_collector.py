@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from graftwork.engine import Collector, Rollout, Step
+from graftwork.engine import collector as collector_module
 from graftwork.envs import GymnasiumEnvs
 from graftwork.envs.contract import EnvStep, Episode
 from graftwork.spaces import Observation
@@ -196,6 +197,29 @@ class TestWholeEpisodes:
         # 28 = 4 * 7 episodes of each environment have every length from 1 to 7 four times.
         assert found == sorted(4 * 3 * list(range(1, 8)))
         assert collector.num_steps == sum(found) == 336
+
+    @pytest.mark.parametrize("recurrent", [False, True])
+    def test_acting_for_fewer_once_half_of_them_rest_changes_no_transition(
+        self, scripted_envs: Envs, reader: type[Any], length: Length, recurrent: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(collector_module, "_FEWEST", 1)
+        agent = reader(recurrent=recurrent, log_prob=True)
+        act, numbers = agent.act, set()
+
+        def counted(observation: Any, state: Any, is_first: Tensor, **options: Any) -> Any:
+            numbers.add(len(is_first))
+            assert [len(part) for part in state] == [len(is_first)] * recurrent
+            return act(observation, state, is_first, **options)
+
+        agent.act = counted
+        collector = Collector(scripted_envs(autoreset=False), agent, None)
+        for episode in range(15):
+            rollout = collector.next()
+            for env in range(3):
+                assert transitions(rollout, env) == expected(length, env, [episode])
+            assert rollout.log_prob is not None
+            assert torch.equal(rollout.log_prob[rollout.valid], -rollout.action[rollout.valid] / 10)
+        assert numbers == {1, 3}
 
     def test_state_is_the_initial_state(self, scripted_envs: Envs, reader: type[Any]) -> None:
         collector = Collector(scripted_envs(autoreset=False), reader(recurrent=True), None)

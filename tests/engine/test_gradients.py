@@ -190,7 +190,7 @@ def test_shapes_and_modes_have_recordings_of_their_own() -> None:
 
 def test_no_more_than_a_few_shapes_are_recorded() -> None:
     gradients = of(built(nn.ReLU()))
-    for size in range(2, 10):
+    for size in range(2, 14):
         list(map(gradients, batches(5, size)))
     assert len(gradients._flat._recordings) == module._MOST_FORMS
 
