@@ -195,10 +195,12 @@ class Reinforce(Agent):
         if self.config.baseline != "learned" or not rollout.truncated.any():
             return None
         if rollout.state:
-            return self.network(rollout.observation, rollout.state, None)[0].value[1:]
+            value = self.network(rollout.observation, rollout.state, None)[0].value
+            return None if value is None else value[1:]
         column, last = torch.arange(rollout.batch_size, device=rollout.reward.device), rollout.valid.sum(0)
-        output, _ = self.network(map_leaves(lambda leaf: leaf[last, column].unsqueeze(0), rollout.observation))
-        return output.value.expand_as(rollout.reward)
+        observation = map_leaves(lambda leaf: leaf[last, column].unsqueeze(0), rollout.observation)
+        value = self.network(observation)[0].value
+        return None if value is None else value.expand_as(rollout.reward)
 
     def _parts(self, rollout: Rollout, return_: Tensor) -> Parts[Part]:
         """Whole episodes for a recurrent network, else transitions by themselves."""

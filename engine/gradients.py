@@ -58,7 +58,7 @@ class Gradients(Generic[NetworkT, Batch]):
             *entry, total = self._flat(part, total)
             entries.append(entry)
         loss, *others = (torch.stack(each).sum(0) for each in zip(*entries, strict=True))
-        pieces = total.split([parameter.numel() for parameter in parameters])
+        pieces = torch.split(total, [parameter.numel() for parameter in parameters])
         pairs = zip(pieces, parameters, strict=True)
         gradients = tuple(_own([piece.view_as(parameter) for piece, parameter in pairs], parameters))
         metrics = dict(zip(self._metrics, others, strict=True))

@@ -26,12 +26,12 @@ class Parts(Generic[Part]):
 class Transitions(NamedTuple):
     """Some of a rollout's, each once."""
 
-    index: Tensor  # [N], of rows and columns in one
+    place: Tensor  # [N], of rows and columns in one
     counts: Tensor  # [1, N] bool; the others only fill up, and stand in another place too
 
     def of(self, leaf: Tensor) -> Tensor:
         """What belongs to them: [T or more, B, ...] -> [1, N, ...]."""
-        return leaf.flatten(0, 1).index_select(0, self.index).unsqueeze(0)
+        return leaf.flatten(0, 1).index_select(0, self.place).unsqueeze(0)
 
 
 def transitions(valid: Tensor) -> Iterator[Transitions]:
@@ -42,5 +42,5 @@ def transitions(valid: Tensor) -> Iterator[Transitions]:
     index = valid.flatten().nonzero().squeeze(1)
     size = _ON_CPU if valid.is_cpu else min(_ON_DEVICE, len(index))
     number = torch.arange(-(-len(index) // size) * size, device=valid.device)
-    places = index[number % len(index)].split(size)
-    return map(Transitions, places, (number < len(index)).unsqueeze(0).split(size, 1))
+    places, counts = index[number % len(index)], (number < len(index)).unsqueeze(0)
+    return map(Transitions, torch.split(places, size), torch.split(counts, size, 1))
