@@ -13,7 +13,7 @@ from ..engine import (
     Agent,
     GradientStep,
     Metrics,
-    Parts,
+    Microbatches,
     Recorded,
     Rollout,
     StateDict,
@@ -95,7 +95,7 @@ class ReinforceConfig(Config):
         return Reinforce(network.to(device), self, spec, exploration, dropout)
 
 
-class Part(NamedTuple):
+class Microbatch(NamedTuple):
     """Some transitions of a batch of whole episodes."""
 
     observation: Observation  # [T, N, *obs]
@@ -165,9 +165,9 @@ class Reinforce(Agent):
 
     def learn(self, batch: Rollout) -> Metrics:
         self.step += int(batch.valid.sum())
-        parts = self._parts(batch, self._returns(batch))
+        microbatches = self._microbatches(batch, self._returns(batch))
         with mode(self.network, training=True):
-            return self._update([parts], self.config.learning_rate.at(self.step))
+            return self._update([microbatches], self.config.learning_rate.at(self.step))
 
     def examine(self, wanted: bool) -> None:
         self._update.examine(wanted)
@@ -202,7 +202,7 @@ class Reinforce(Agent):
         value = self.network(observation)[0].value
         return None if value is None else value.expand_as(rollout.reward)
 
-    def _parts(self, rollout: Rollout, return_: Tensor) -> Parts[Part]:
+    def _microbatches(self, rollout: Rollout, return_: Tensor) -> Microbatches[Microbatch]:
         """Whole episodes for a recurrent network, else transitions by themselves."""
         legal = maybe(rollout.action_mask)
         share, coefficient = (
@@ -210,21 +210,21 @@ class Reinforce(Agent):
             for each in (1 / int(rollout.valid.sum()), self.config.entropy_coefficient.at(self.step))
         )
 
-        def begin() -> Iterator[Part]:
+        def begin() -> Iterator[Microbatch]:
             if rollout.state:
                 observation, masks = rows_of(rollout.observation, slice(-1)), tuple(mask[:-1] for mask in legal)
                 rows = observation, rollout.state, rollout.action, return_, masks, rollout.valid
-                yield Part(*rows, share, coefficient)
+                yield Microbatch(*rows, share, coefficient)
                 return
             for chosen in transitions(rollout.valid):
                 observation, masks = map_leaves(chosen.of, rollout.observation), tuple(map(chosen.of, legal))
                 rows = observation, (), chosen.of(rollout.action), chosen.of(return_), masks, chosen.counts
-                yield Part(*rows, share, coefficient)
+                yield Microbatch(*rows, share, coefficient)
 
-        return Parts(begin)
+        return Microbatches(begin)
 
-    def _loss(self, network: Network[PolicyValue], batch: Part) -> tuple[Tensor, Metrics]:
-        """The part's share of the batch's."""
+    def _loss(self, network: Network[PolicyValue], batch: Microbatch) -> tuple[Tensor, Metrics]:
+        """The microbatch's share of the batch's."""
         # Every column begins an episode in row 0 and what follows its end is masked: no reset inside.
         output, _ = network(batch.observation, batch.state, None)
         policy, value = _among(output.policy, *batch.legal), output.value

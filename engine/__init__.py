@@ -6,8 +6,8 @@ from .collector import Actor, Collector, Step
 from .diagnostics import GradientCheck, gradient_check
 from .gradient_step import GradientStep, NonFiniteError
 from .gradients import Metrics
+from .microbatches import Microbatches, transitions
 from .optimizers import AdagradConfig, AdamConfig, AdamWConfig, OptimizerConfig, RMSpropConfig, SGDConfig
-from .parts import Parts, transitions
 from .priorities import Priorities, PriorityError, PrioritySettings, sequence_priority
 from .recorded import Recorded, record
 from .replay import Places, ReplayBuffer
@@ -28,9 +28,9 @@ __all__ = [
     "GradientCheck",
     "GradientStep",
     "Metrics",
+    "Microbatches",
     "NonFiniteError",
     "OptimizerConfig",
-    "Parts",
     "Places",
     "Player",
     "Priorities",

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from .gradients import Batch, Gradients, Metrics
-from .parts import Parts
+from .microbatches import Microbatches
 from .recorded import NetworkT
 
 
@@ -20,7 +20,7 @@ def measure(
     loss: Callable[[NetworkT, Batch], tuple[Tensor, Metrics]],
     network: NetworkT,
     names: Iterable[str],
-    batch: Batch | Parts[Batch],
+    batch: Batch | Microbatches[Batch],
 ) -> Metrics:
     """Mean, standard deviation and share of zeros of each layer's output, and the norm of each parameter's gradient.
 

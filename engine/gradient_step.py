@@ -10,8 +10,8 @@ from torch import Tensor
 
 from .diagnostics import measure
 from .gradients import Batch, Gradients, Metrics
+from .microbatches import Microbatches
 from .optimizers import begin
-from .parts import Parts
 from .recorded import NetworkT, Outputs
 from .stateful import StateDict, expect_keys
 from .stream import Stream, draws
@@ -74,7 +74,7 @@ class GradientStep(Generic[NetworkT, Batch]):
         self._examines = False
         self._is_trained: list[bool] | None = None  # as of the last call, for each that is owned
 
-    def __call__(self, batches: Iterable[Batch | Parts[Batch]], learning_rate: float | None = None) -> Metrics:
+    def __call__(self, batches: Iterable[Batch | Microbatches[Batch]], learning_rate: float | None = None) -> Metrics:
         """One update a batch, in order; means of the metrics' entries. learning_rate: None leaves it as it is.
 
         A metric is a tensor of any shape, the same for each batch. The `rate` of a parameter group is a factor of the

@@ -6,7 +6,7 @@ from typing import Generic, NamedTuple, TypeAlias, TypeVar
 import torch
 from torch import Tensor, nn
 
-from .parts import Parts
+from .microbatches import Microbatches
 from .recorded import NetworkT, Outputs, Recorded, record
 
 Metrics: TypeAlias = dict[str, Tensor]
@@ -42,14 +42,14 @@ class Gradients(Generic[NetworkT, Batch]):
         self._flat = Recorded(self._eager, network)
         self._more_of_sums = None if more is None else record(more)
 
-    def __call__(self, batch: Batch | Parts[Batch]) -> Found:
+    def __call__(self, batch: Batch | Microbatches[Batch]) -> Found:
         """ValueError names a parameter that the loss does not depend on."""
-        loss, *others = self._sums(batch) if isinstance(batch, Parts) else self._flat(batch)
+        loss, *others = self._sums(batch) if isinstance(batch, Microbatches) else self._flat(batch)
         first = len(self._metrics)
         end = first + len(self._names)
         return Found(loss, dict(zip(self._metrics, others, strict=False)), others[first:end], others[end:])
 
-    def _sums(self, batch: Parts[Batch]) -> Outputs:
+    def _sums(self, batch: Microbatches[Batch]) -> Outputs:
         named = dict(self._network.named_parameters())
         parameters = [named[name] for name in self._names]
         total = parameters[0].new_zeros(sum(parameter.numel() for parameter in parameters))

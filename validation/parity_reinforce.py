@@ -115,8 +115,8 @@ class TheirReinforce(Reinforce):
     def gradients(self, rollout: Rollout) -> tuple[float, dict[str, Tensor]]:
         """Loss, and gradients by name; nothing is updated."""
         names = [name for name, _ in self.network.named_parameters()]
-        parts = self._parts(rollout, self._returns(rollout))
-        loss, _, gradients, _ = Gradients(self._loss, self.network, names)(parts)
+        microbatches = self._microbatches(rollout, self._returns(rollout))
+        loss, _, gradients, _ = Gradients(self._loss, self.network, names)(microbatches)
         return loss.item(), dict(zip(names, gradients, strict=True))
 
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from graftwork.engine import GradientStep, Parts, recorded, transitions
-from graftwork.engine import parts as module
+from graftwork.engine import GradientStep, Microbatches, recorded, transitions
+from graftwork.engine import microbatches as module
 from graftwork.engine.gradients import Metrics
 
 T, B = 5, 7
@@ -21,7 +21,9 @@ def valid_rows() -> Tensor:
 
 
 @pytest.mark.parametrize("size", [4, 17, 20, 50])
-def test_each_transition_is_counted_once_in_parts_of_one_size(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_transition_counts_once_in_microbatches_of_one_size(
+    size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "_ON_CPU", size)
     place = torch.arange((T + 1) * B).view(T + 1, B)  # of every row, the last one, which acts no more, included
     found = list(transitions(valid_rows()))
@@ -57,27 +59,27 @@ def batch(seed: int) -> Rows:
     return Rows(torch.randn(12, 3, generator=torch.Generator().manual_seed(seed)), torch.tensor(1 / 12))
 
 
-def in_parts(rows: Rows) -> Parts[Rows]:
-    return Parts(lambda: (Rows(part, rows.share) for part in rows.inputs.split(4)))
+def in_microbatches(rows: Rows) -> Microbatches[Rows]:
+    return Microbatches(lambda: (Rows(part, rows.share) for part in rows.inputs.split(4)))
 
 
-def test_an_update_in_parts_is_that_of_the_batch() -> None:
-    (whole, update), (other, update_in_parts) = step(), step()
+def test_an_update_in_microbatches_is_that_of_the_batch() -> None:
+    (whole, update), (other, update_in_microbatches) = step(), step()
     for seed in range(5):
         expected = update([batch(seed)], 0.01)
-        found = update_in_parts([in_parts(batch(seed))], 0.01)
+        found = update_in_microbatches([in_microbatches(batch(seed))], 0.01)
         assert found.keys() == expected.keys() == {"loss", "error", "gradient_norm"}
         torch.testing.assert_close(found, expected)
     torch.testing.assert_close(other.state_dict(), whole.state_dict())
-    assert update_in_parts.num_updates == 5
+    assert update_in_microbatches.num_updates == 5
 
 
-def test_parts_recorded_come_to_the_bits_of_eager_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_microbatches_recorded_come_to_the_bits_of_eager_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     def weights(eager_first: float) -> tuple[dict[str, Tensor], list[Any]]:
         monkeypatch.setattr(recorded, "_EAGER_FIRST", eager_first)
         network, update = step()
         for seed in range(20):
-            update([in_parts(batch(seed))], 0.01)
+            update([in_microbatches(batch(seed))], 0.01)
         return network.state_dict(), list(update._gradients._flat._recordings.values())
 
     (ours, recordings), (theirs, nothing) = weights(5), weights(10**9)
@@ -87,10 +89,10 @@ def test_parts_recorded_come_to_the_bits_of_eager_ones(monkeypatch: pytest.Monke
     assert all(map(torch.equal, ours.values(), theirs.values()))
 
 
-def test_layers_are_measured_over_all_parts() -> None:
+def test_layers_are_measured_over_all_microbatches() -> None:
     _, update = step()
     update.examine()
-    measured = update([in_parts(batch(3))], 0.01)
+    measured = update([in_microbatches(batch(3))], 0.01)
     _, update = step()
     update.examine()
     expected = update([batch(3)], 0.01)
@@ -104,10 +106,10 @@ def test_a_part_that_is_not_finite_changes_nothing() -> None:
     rows = batch(0)
     rows.inputs[5, 1] = torch.inf
     with pytest.raises(ValueError, match="the last finite weights are kept"):
-        update([in_parts(rows)], 0.01)
+        update([in_microbatches(rows)], 0.01)
     assert all(map(torch.equal, network.state_dict().values(), before.values()))
 
 
-def test_parts_begin_anew_each_time() -> None:
-    parts = Parts(partial(iter, [1, 2]))
-    assert list(parts) == list(parts) == [1, 2]
+def test_microbatches_begin_anew_each_time() -> None:
+    batches = Microbatches(partial(iter, [1, 2]))
+    assert list(batches) == list(batches) == [1, 2]

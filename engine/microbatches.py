@@ -7,19 +7,19 @@ from typing import Generic, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-Part = TypeVar("Part")
+Batch = TypeVar("Batch")
 
 # What 256 rows of small networks come to on their way fits into a core's cache of 1 MB; more took half again as long.
 _ON_CPU, _ON_DEVICE = 256, 65_536
 
 
 @dataclass(frozen=True)
-class Parts(Generic[Part]):
+class Microbatches(Generic[Batch]):
     """A batch whose loss, metrics and gradients are the sums of its parts'; GradientStep makes one update of it."""
 
-    begin: Callable[[], Iterable[Part]]  # from the first part on, each time it is called
+    begin: Callable[[], Iterable[Batch]]  # from the first part on, each time it is called
 
-    def __iter__(self) -> Iterator[Part]:
+    def __iter__(self) -> Iterator[Batch]:
         return iter(self.begin())
 
 
