@@ -21,9 +21,7 @@ def valid_rows() -> Tensor:
 
 
 @pytest.mark.parametrize("size", [4, 17, 20, 50])
-def test_each_transition_counts_once_in_microbatches_of_one_size(
-    size: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_each_transition_counts_once_in_microbatches_of_one_size(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_ON_CPU", size)
     place = torch.arange((T + 1) * B).view(T + 1, B)  # of every row, the last one, which acts no more, included
     found = list(transitions(valid_rows()))
