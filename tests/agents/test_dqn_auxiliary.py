@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from graftwork.agents import DQN, DQNConfig
 from graftwork.agents.auxiliary import AuxiliaryConfig
-from graftwork.engine import Rollout, Sample
+from graftwork.engine import Places, Rollout, Sample
 from graftwork.envs import EnvSpec
 from graftwork.losses import huber
 from graftwork.networks import AuxiliaryHead, Heads, LSTMConfig, MLPConfig, Network, QHead, RegressionHead
@@ -52,7 +52,8 @@ def serve(agent: DQN, monkeypatch: pytest.MonkeyPatch, rollout: Rollout) -> Samp
     weight = torch.rand(size, generator=torch.Generator().manual_seed(3))
     discount = torch.where(rollout.terminated, 0.0, 0.9)
     sample = Sample(rollout, rollout.reward, discount, None, weight, torch.arange(size))
-    monkeypatch.setattr(agent.replay, "sample", lambda batch_size, beta: sample)
+    monkeypatch.setattr(agent.replay, "draw", lambda batch_size, beta: Places(sample.index, (), ()))
+    monkeypatch.setattr(agent.replay, "read", lambda tables, places: sample)
     monkeypatch.setattr(type(agent.replay), "__len__", lambda replay: 1)
     return sample
 
