@@ -70,6 +70,7 @@ CASES: dict[str, tuple[Callable[..., Tensor], tuple[Tensor, ...]]] = {
         (normal(0, A), normal(1, A)),
     ),
     "masked_mean": (lambda x: losses.masked_mean(x, CUT), (normal(7, T, B),)),
+    "masked_sum": (lambda x: losses.masked_sum(x, CUT), (normal(7, T, B),)),
     "discounted_return": (losses.discounted_return, (normal(0, T, B), DISCOUNT)),
     "reward_to_go": (
         lambda reward, discount, next_value: losses.reward_to_go(reward, discount, CUT, next_value),

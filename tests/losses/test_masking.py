@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from graftwork.losses import masked_mean
+from graftwork.losses import masked_mean, masked_sum
 
 T, B = 3, 5
 
@@ -57,3 +57,11 @@ def test_the_mean_has_the_type_of_its_input(dtype: torch.dtype):
 def test_a_mask_that_would_broadcast_is_refused():
     with pytest.raises(ValueError, match=r"^mask must have shape \[3, 5\], got \[3, 1\]$"):
         masked_mean(torch.zeros(T, B), torch.ones(T, 1, dtype=torch.bool))
+
+
+def test_sum_is_of_the_entries_under_true():
+    x, mask = torch.tensor([[1.0, 2.0], [4.0, torch.nan]]), torch.tensor([[True, False], [True, False]])
+    assert masked_sum(x, mask) == 5.0
+    assert masked_sum(x, torch.zeros_like(mask)) == 0.0
+    with pytest.raises(ValueError, match=r"mask must have shape \[2, 2\], got \[2\]"):
+        masked_sum(x, mask[0])
