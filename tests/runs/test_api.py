@@ -188,7 +188,7 @@ def test_loading_takes_no_memory_for_the_replay(trained):
     replay = gw.load(trained.run_dir).replay
     assert len(replay) == 0
     assert replay.nbytes > 0
-    assert all(ring.rows.is_meta for ring in replay._rows.all_rings)
+    assert all(ring.rows.is_meta for ring in replay._rows.all_rings.values())
 
 
 def test_run_of_a_machine_with_a_gpu_is_loaded_without_one(trained, tmp_path):
