@@ -144,7 +144,7 @@ class Reinforce(Agent):
         self.rollout_rows = config.rollout_rows
         self.step = 0  # environment steps learnt from
         self._generator = generator
-        self._greedy, self._drawn = Recorded(_greedy, network), Recorded(_drawn, network)
+        self._policy = Recorded(_policy, network)
         optimizer = AdamConfig(epsilon=config.adam_epsilon).build(parameter_groups(network))
         self._update = GradientStep(self._loss, network, optimizer, config.max_gradient_norm, dropout)
 
@@ -158,13 +158,10 @@ class Reinforce(Agent):
         explore: bool,
         action_mask: Tensor | None = None,
     ) -> Step:
-        legal = maybe(action_mask)
-        if not explore:
-            action, *after = self._greedy(observation, state, is_first, legal)
-            return Step(action, tuple(after))
-        draw = torch.rand(is_first.shape, generator=self._generator, device=is_first.device)
-        action, log_prob, *after = self._drawn(observation, state, is_first, legal, draw)
-        return Step(action, tuple(after), log_prob)
+        log_probs, *after = self._policy(observation, state, is_first)
+        policy = _among(Categorical(log_probs), *maybe(action_mask))
+        action = policy.sample(self._generator) if explore else policy.mode()
+        return Step(action, tuple(after), policy.log_prob(action) if explore else None)
 
     def learn(self, batch: Rollout) -> Metrics:
         self.step += int(batch.valid.sum())
@@ -267,19 +264,9 @@ def _among(policy: Categorical, *legal: Tensor) -> Categorical:
     return policy.among(*legal) if legal else policy
 
 
-def _greedy(
-    network: Network[PolicyValue], observation: Observation, state: State, is_first: Tensor, legal: Maybe
+def _policy(
+    network: Network[PolicyValue], observation: Observation, state: State, is_first: Tensor
 ) -> tuple[Tensor, ...]:
-    """The likeliest action, and the state after the observation."""
+    """Log-probabilities of all actions [B, A], and the state after the observation."""
     output, state = network.step(observation, state, is_first)
-    return (_among(output.policy, *legal).mode(), *state)
-
-
-def _drawn(
-    network: Network[PolicyValue], observation: Observation, state: State, is_first: Tensor, legal: Maybe, draw: Tensor
-) -> tuple[Tensor, ...]:
-    """The action that a number in [0, 1) falls to, its log-probability, and the state after the observation."""
-    output, state = network.step(observation, state, is_first)
-    policy = _among(output.policy, *legal)
-    action = policy.at(draw)
-    return (action, policy.log_prob(action), *state)
+    return (output.policy.log_probs, *state)

@@ -34,15 +34,6 @@ class Categorical:
         probs = self.log_probs.exp()
         return torch.multinomial(probs.reshape(-1, probs.shape[-1]), 1, generator=generator).view(probs.shape[:-1])
 
-    def at(self, draw: Tensor) -> Tensor:
-        """The action whose share of [0, 1) `draw` falls into: [...] in [0, 1) -> [...] int64; never an impossible one.
-
-        Of uniform numbers it makes samples, as `sample` does, but is a function, and one of few operations.
-        """
-        ends = self.log_probs.exp().cumsum(-1)
-        # Shares add up to 1 but for rounding; times their sum a draw below 1 stays below it.
-        return (ends <= (draw * ends[..., -1]).unsqueeze(-1)).sum(-1)
-
     def mode(self) -> Tensor:
         """The likeliest action; the first among equals: [...] int64."""
         return self.log_probs.argmax(-1)

@@ -13,14 +13,13 @@ import torch
 from torch import Tensor
 
 from ..agents.reinforce import Reinforce, ReinforceConfig
-from ..engine import GradientStep, Rollout, Step
+from ..engine import GradientStep, Rollout
 from ..engine.gradients import Gradients
 from ..envs import EnvSpec, EnvStep, GymnasiumEnvs
 from ..envs.address import AnyEnv
 from ..interop.extra import stable_baselines3
 from ..interop.sb3_names import policy_names
-from ..networks import ConvConfig, MLPConfig, Network, PolicyValue, State
-from ..spaces import Observation
+from ..networks import ConvConfig, MLPConfig, Network, PolicyValue
 from ..training.schedules import Constant
 from ..training.seeding import Seeds
 from .parity_rows import IMAGE, VECTOR, Noise, ParityRow, largest_difference, their_env
@@ -112,21 +111,6 @@ class TheirReinforce(Reinforce):
         super().__init__(network, config, spec, generator)
         optimizer = torch.optim.Adam(network.parameters(), eps=config.adam_epsilon)
         self._update = GradientStep(self._loss, network, optimizer, config.max_gradient_norm)
-
-    @torch.no_grad()
-    def act(
-        self,
-        observation: Observation,
-        state: State,
-        is_first: Tensor,
-        *,
-        explore: bool,
-        action_mask: Tensor | None = None,
-    ) -> Step:
-        assert explore
-        assert action_mask is None
-        output, state = self.network.step(observation, state, is_first)
-        return Step(output.policy.sample(self._generator), state)
 
     def gradients(self, rollout: Rollout) -> tuple[float, dict[str, Tensor]]:
         """Loss, and gradients by name; nothing is updated."""

@@ -59,25 +59,6 @@ def test_extreme_logits_stay_normalised():
     assert policy.sample(torch.Generator())[0] == 0
 
 
-def test_a_number_falls_to_the_action_whose_share_it_is_in():
-    policy = Categorical(torch.tensor([0.25, 0.5, 0.0, 0.25]).log().expand(7, 4))
-    draw = torch.tensor([0.0, 0.2499, 0.25, 0.7499, 0.75, 0.9, 1 - 2**-24])
-    assert policy.at(draw).tolist() == [0, 0, 1, 1, 3, 3, 3]
-
-
-@pytest.mark.parametrize("draw", [0.0, 0.5, 1 - 2**-24])
-def test_no_number_falls_to_an_impossible_action(draw: float):
-    for legal in ((1, 4), (3, 5)):  # neither the first nor the last
-        x = (
-            logits(5000)
-            .float()
-            .masked_fill(~((torch.arange(A) >= legal[0]) & (torch.arange(A) < legal[1])), -torch.inf)
-        )
-        action = Categorical.from_logits(x).at(torch.full((5000,), draw))
-        assert legal[0] <= action.min()
-        assert action.max() < legal[1]
-
-
 def test_draws_from_the_generator_alone():
     policy, before = Categorical.from_logits(logits(T, B)), torch.get_rng_state()
     first = policy.sample(torch.Generator().manual_seed(3))
