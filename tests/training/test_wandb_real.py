@@ -19,8 +19,9 @@ import pytest
 from graftwork.training.wandb_tracker import WandbTracker
 
 TRAINER = """
-import os, pathlib, sys, time
+import os, pathlib, signal, sys, time
 from graftwork.training.wandb_tracker import WandbTracker
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever started the tests may ignore it
 before = sys.exit, sys.excepthook, dict(os.environ)
 def warn(line): print(line, file=sys.stderr)
 tracker = WandbTracker({"seed": 3}, pathlib.Path(sys.argv[1]), "p", mode="online", warn=warn)
