@@ -66,6 +66,7 @@ class Comparison(Config):
     steps: Positive  # environment steps of every side
     margin: Annotated[float, Field(gt=0, lt=1)] = 0.05  # of equivalence, as a share of the range
     seeds: Annotated[int, Field(ge=VERDICT_SEEDS)] = 20  # of each side, that the verdict is of
+    first_seed: Annotated[int, Field(ge=0)] = 0  # of those; one that repeats another comparison needs seeds of its own
     evaluation: Along = Along()
     notes: str = ""  # how the sides differ beyond their settings
 
@@ -133,7 +134,7 @@ def declared() -> dict[str, Comparison]:
     """Every packaged comparison by name, sorted."""
     folder = files(__package__ or __name__) / "comparisons"
     found: dict[str, Comparison] = {}
-    for entry in sorted(folder.iterdir(), key=lambda entry: entry.name):
+    for entry in sorted(folder.iterdir(), key=lambda entry: entry.name.rpartition(".")[0]):
         name, _, kind = entry.name.rpartition(".")
         if kind == "yaml":
             found[name] = _comparison(parse(entry.read_text(encoding="utf-8"), entry.name), name)

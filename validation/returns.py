@@ -40,7 +40,7 @@ def run(
     command: str,
     say: Callable[[str], None],
 ) -> ComparisonRecord:
-    """The comparison over seeds 0 to num_seeds - 1; what has been done, in `runs` or in `out`, is not done again.
+    """The comparison over num_seeds seeds from its first on; what has been done, in `runs` or in `out`, is not done again.
 
     jobs: processes at a time, a core each; None: all cores. command: that is recorded, but for the number of seeds;
     say: is told of each run's end. One call at a time has runs/NAME.
@@ -53,7 +53,7 @@ def run(
     if not 1 <= jobs <= cores():
         raise ValueError(f"--jobs {jobs}: must be from 1 to {cores()}, the cores here, or they slow each other down")
     stable_baselines3()
-    sides = comparison.sides()
+    sides, first = comparison.sides(), comparison.first_seed
     sb3 = sides["sb3"]
     assert sb3.arguments is not None
     check_spaces(sb3.config, sb3.arguments)
@@ -62,7 +62,7 @@ def run(
     _make_writable(folder, "--runs")
     with RunLock(folder):  # or two calls would train the same seeds, over each other's files
         earlier = _earlier(comparison, sides, out)
-        wanted: list[Key] = [(name, seed) for seed in range(num_seeds) for name in sides]
+        wanted: list[Key] = [(name, seed) for seed in range(first, first + num_seeds) for name in sides]
         results = {key: result for key in wanted if (result := _finished(folder, key, sides[key[0]])) is not None}
         known = {(row.side, row.seed) for row in earlier.rows} if earlier is not None else set()
         todo = [key for key in wanted if key not in results and key not in known]

@@ -63,7 +63,7 @@ def record(
         range=(comparison.range.random, comparison.range.best),
         margin=comparison.margin,
         declared_seeds=comparison.seeds,
-        command=f"{command} --seeds {max([num_seeds, *(seed + 1 for seed in complete)])}",
+        command=f"{command} --seeds {max([num_seeds, *(seed + 1 - comparison.first_seed for seed in complete)])}",
         notes=comparison.notes,
         sides={
             name: SideSettings(title=side.title, settings=side.settings, digest=side.digest)

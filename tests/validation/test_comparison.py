@@ -22,9 +22,19 @@ def config(*overrides: str, preset: str = PLAIN) -> RunConfig:
     return found
 
 
-def test_eight_comparisons_are_declared():
+def test_eight_comparisons_are_declared_and_the_repetition_of_one():
     dqn = [f"dqn-{name}" for name in ("acrobot", "cartpole", "lunarlander", "mountaincar")]
-    assert sorted(declared()) == sorted([*dqn, *(f"reinforce-{n}{end}" for n in NAMES for end in ("", "-plain"))])
+    reinforce = [f"reinforce-{name}{end}" for name in NAMES for end in ("", "-plain")]
+    assert sorted(declared()) == sorted([*dqn, "dqn-cartpole-again", *reinforce])
+
+
+def test_repetition_differs_from_what_it_repeats_in_its_seeds_alone():
+    first, again = declared()["dqn-cartpole"], declared()["dqn-cartpole-again"]
+    assert again.first_seed >= first.seeds
+    assert (again.range, again.margin, again.steps, again.seeds) == (first.range, 0.05, first.steps, first.seeds)
+    theirs, ours = first.sides(), again.sides()
+    assert {name: side.settings for name, side in ours.items()} == {n: theirs[n].settings for n in ("equal", "sb3")}
+    assert find("dqn/cartpole") == find("sb3/dqn-cartpole") == first
 
 
 @pytest.mark.parametrize("name", declared())

@@ -143,6 +143,16 @@ def test_what_is_done_is_not_done_again(comparison, quick, tmp_path):
     assert again.command.endswith("--seeds 5")  # that makes all the rows
 
 
+def test_seeds_count_from_the_declared_first(comparison, quick, tmp_path):
+    later = comparison.model_copy(update={"first_seed": 7})
+    assert run(later, 3, tmp_path).seeds == [7, 8, 9]
+    four = run(later, 4, tmp_path)
+    assert four.seeds == [7, 8, 9, 10]
+    assert set(starts(tmp_path).values()) == {1}
+    assert four.command.endswith("--seeds 4")
+    assert run(later, 3, tmp_path).command.endswith("--seeds 4")
+
+
 def test_rows_that_are_written_count_as_done_without_their_runs(comparison, quick, tmp_path):
     run(comparison, 3, tmp_path)
     whole = run(comparison, 5, tmp_path, runs=tmp_path / "elsewhere")
