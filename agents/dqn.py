@@ -10,7 +10,8 @@ sequence_length    Kapturowski et al. 2019      branches            Tavakoli et 
 Recurrence needs no second algorithm: a feed-forward network learns from sequences of one row.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
@@ -245,8 +246,7 @@ class DQN(Agent):
             legal=self._padding,
             groups=network.groups,
         )
-        # Two, as a recording does not notice that layers have become noisy.
-        self._greedy, self._noisily_greedy = (Recorded(self._best, network) for _ in range(2))
+        self._policy = Recorded(self.policy, network)
         self._prepared = Recorded(self._prepare, self.target)
         optimizer = AdamConfig(epsilon=config.adam_epsilon).build(parameter_groups(network))
         self._update = GradientStep(
@@ -265,24 +265,26 @@ class DQN(Agent):
     def check_room(self) -> None:
         self.replay.check_room()
 
-    @torch.no_grad()
-    def act(
+    def policy(
         self,
+        network: Network[Tensor],
         observation: Observation,
         state: State,
         is_first: Tensor,
-        *,
-        explore: bool,
-        action_mask: Tensor | None = None,
+        action_mask: Tensor | None,
+        chance: Sequence[Tensor],
     ) -> Step:
-        inputs = (observation, state, is_first, maybe(action_mask))
-        if explore and self._noisy:
-            resample(self._noisy, self._draws)
-            with noise(self._noisy, on=True):
-                action, *after = self._noisily_greedy(*inputs)
-        else:
-            action, *after = self._greedy(*inputs)
-        return Step(self._explore(action, action_mask) if explore else action, tuple(after))
+        """The action of the highest value, or by chance another."""
+        output, state = network.step(observation, state, is_first)
+        action = self._values(output, maybe(action_mask)).argmax(-1)
+        return Step(self._explore.explored(action, chance, action_mask) if chance else action, state)
+
+    def chance(self, num_envs: int, *, is_free: bool) -> Sequence[Tensor]:
+        resample(self._noisy, self._draws)
+        return self._explore.draw((num_envs, *self.spec.value_shape("dqn")[:-1]), is_free=is_free)
+
+    def exploring(self) -> AbstractContextManager[object]:
+        return noise(self._noisy, on=True) if self._noisy else super().exploring()
 
     def learn(self, batch: Rollout) -> Metrics:
         """Store the rollout, then update as often as the config says; no metrics before `learning_starts`."""
@@ -463,13 +465,6 @@ class DQN(Agent):
     def _values(self, output: Tensor, legal: Maybe) -> Tensor:
         """Action values [..., A] of the head's output, -inf for what is no legal action."""
         return among(self.config.value.mean(output), *maybe(self._padding), *legal)
-
-    def _best(
-        self, network: Network[Tensor], observation: Observation, state: State, is_first: Tensor, legal: Maybe
-    ) -> tuple[Tensor, ...]:
-        """Action of the highest value [B], and the state after the observation."""
-        output, state = network.step(observation, state, is_first)
-        return (self._values(output, legal).argmax(-1), *state)
 
     def state_dict(self) -> StateDict:
         return {

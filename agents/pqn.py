@@ -4,7 +4,7 @@ No replay and no target network: a norm in the network keeps the values from div
 experience varied. Minibatches are whole columns of a rollout, so recurrence needs no second algorithm.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Literal, NamedTuple
 
 import torch
@@ -128,7 +128,7 @@ class PQN(Agent):
         self._explore = EpsilonGreedy(
             num_actions, config.epsilon.at, config.rollout_rows, generator, legal=self._padding
         )
-        self._greedy = Recorded(_greedy, network)
+        self._policy = Recorded(self.policy, network)
         optimizer = AdamConfig(epsilon=config.adam_epsilon).build(parameter_groups(network))
         self._update = GradientStep(self._loss, network, optimizer, config.max_gradient_norm, dropout)
 
@@ -143,19 +143,22 @@ class PQN(Agent):
             found.append("agent.encoder has no norm: without a target network values may diverge; see its field norm")
         return found
 
-    @torch.no_grad()
-    def act(
+    def policy(
         self,
+        network: Network[Tensor],
         observation: Observation,
         state: State,
         is_first: Tensor,
-        *,
-        explore: bool,
-        action_mask: Tensor | None = None,
+        action_mask: Tensor | None,
+        chance: Sequence[Tensor],
     ) -> Step:
-        legal = (*maybe(self._padding), *maybe(action_mask))
-        action, *after = self._greedy(observation, state, is_first, *legal)
-        return Step(self._explore(action, action_mask) if explore else action, tuple(after))
+        """The legal action of the highest value, or by chance another."""
+        q, state = network.step(observation, state, is_first)
+        action = among(q, *maybe(self._padding), *maybe(action_mask)).argmax(-1)
+        return Step(self._explore.explored(action, chance, action_mask) if chance else action, state)
+
+    def chance(self, num_envs: int, *, is_free: bool) -> Sequence[Tensor]:
+        return self._explore.draw((num_envs, *self.spec.value_shape("pqn")[:-1]), is_free=is_free)
 
     def learn(self, batch: Rollout) -> Metrics:
         """`epochs * minibatches` updates towards one target for each row, which stands still meanwhile."""
@@ -225,18 +228,6 @@ class PQN(Agent):
         self._order.set_state(state["order"])
         self.step = state["step"]
         self._explore.begin(self.step)
-
-
-def _greedy(
-    network: Network[Tensor],
-    observation: Observation,
-    state: State,
-    is_first: Tensor,
-    *legal: Tensor,
-) -> tuple[Tensor, ...]:
-    """Legal action of the highest value, and the state after the observation."""
-    q, state = network.step(observation, state, is_first)
-    return (among(q, *legal).argmax(-1), *state)
 
 
 def _inputs(batch: Rollout, columns: Tensor, rows: int) -> tuple[Observation, State, Tensor]:

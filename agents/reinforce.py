@@ -1,6 +1,6 @@
 """REINFORCE (Williams 1992) on whole episodes, with reward-to-go and a choice of baseline."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Literal, NamedTuple
 
 import torch
@@ -144,24 +144,29 @@ class Reinforce(Agent):
         self.rollout_rows = config.rollout_rows
         self.step = 0  # environment steps learnt from
         self._generator = generator
-        self._policy = Recorded(_policy, network)
+        self._policy = Recorded(self.policy, network)
         optimizer = AdamConfig(epsilon=config.adam_epsilon).build(parameter_groups(network))
         self._update = GradientStep(self._loss, network, optimizer, config.max_gradient_norm, dropout)
 
-    @torch.no_grad()
-    def act(
+    def policy(
         self,
+        network: Network[PolicyValue],
         observation: Observation,
         state: State,
         is_first: Tensor,
-        *,
-        explore: bool,
-        action_mask: Tensor | None = None,
+        action_mask: Tensor | None,
+        chance: Sequence[Tensor],
     ) -> Step:
-        log_probs, *after = self._policy(observation, state, is_first)
-        policy = _among(Categorical(log_probs), *maybe(action_mask))
-        action = policy.sample(self._generator) if explore else policy.mode()
-        return Step(action, tuple(after), policy.log_prob(action) if explore else None)
+        """An action of the policy and its log-probability; without chance the likeliest."""
+        output, state = network.step(observation, state, is_first)
+        policy = _among(output.policy, *maybe(action_mask))
+        if not chance:
+            return Step(policy.mode(), state)
+        action = policy.sampled(*chance)
+        return Step(action, state, policy.log_prob(action))
+
+    def chance(self, num_envs: int, *, is_free: bool) -> Sequence[Tensor]:
+        return (Categorical.chance((num_envs, self.spec.discrete("reinforce")), self._generator),)
 
     def learn(self, batch: Rollout) -> Metrics:
         self.step += int(batch.valid.sum())
@@ -262,11 +267,3 @@ class Reinforce(Agent):
 
 def _among(policy: Categorical, *legal: Tensor) -> Categorical:
     return policy.among(*legal) if legal else policy
-
-
-def _policy(
-    network: Network[PolicyValue], observation: Observation, state: State, is_first: Tensor
-) -> tuple[Tensor, ...]:
-    """Log-probabilities of all actions [B, A], and the state after the observation."""
-    output, state = network.step(observation, state, is_first)
-    return (output.policy.log_probs, *state)

@@ -1,8 +1,9 @@
 """The replay/rollout engine: rollouts, their collection and replay, and the gradient step."""
 
+from .acting import Actor, Step
 from .adam import Adam
 from .agent import Agent, Player
-from .collector import Actor, Collector, Step
+from .collector import Collector
 from .diagnostics import GradientCheck, gradient_check
 from .gradient_step import GradientStep, NonFiniteError
 from .gradients import Metrics
@@ -15,6 +16,7 @@ from .rollout import Rollout
 from .stateful import StateDict, Stateful, expect_keys, load_weights
 from .storage import Storage
 from .stream import draws
+from .turns import Apart, Together, Turns
 from .window import Sample, Window
 
 __all__ = [
@@ -24,6 +26,7 @@ __all__ = [
     "AdamConfig",
     "AdamWConfig",
     "Agent",
+    "Apart",
     "Collector",
     "GradientCheck",
     "GradientStep",
@@ -46,6 +49,8 @@ __all__ = [
     "Stateful",
     "Step",
     "Storage",
+    "Together",
+    "Turns",
     "Window",
     "draws",
     "expect_keys",

@@ -1,5 +1,7 @@
 """What every agent offers: acting inside the engine, and outside it on plain arrays."""
 
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 import numpy as np
@@ -10,8 +12,9 @@ from torch import Tensor
 from ..envs.contract import EnvSpec
 from ..networks import Network, State
 from ..spaces import Observation, first_leaf, one_line, to_tensors
-from .collector import Step
+from .acting import Step
 from .gradients import Metrics
+from .recorded import Recorded
 from .rollout import Rollout
 from .stateful import Stateful
 
@@ -23,11 +26,34 @@ class Agent(Stateful, Protocol):
     spec: EnvSpec
     step: int  # environment steps learnt from
     rollout_rows: int | None  # rows of the rollouts it learns from; None for one whole episode of each environment
+    _policy: Recorded[Any, Step]  # its own `policy`, of its network
 
     def initial_state(self, num_envs: int) -> State:
         """Recurrent state before an episode."""
         return self.network.initial_state(num_envs)
 
+    def policy(
+        self,
+        network: Any,
+        observation: Observation,
+        state: State,
+        is_first: Tensor,
+        action_mask: Tensor | None,
+        chance: Sequence[Tensor],
+    ) -> Step:
+        """What `act` does, as a function of a network and of tensors alone, which can be recorded.
+
+        network: the agent's own; chance: as drawn for these rows, nothing to act greedily.
+        """
+
+    def chance(self, num_envs: int, *, is_free: bool) -> Sequence[Tensor]:
+        """The random numbers that the next row's exploration takes. is_free: there is no action mask."""
+
+    def exploring(self) -> AbstractContextManager[object]:
+        """Inside, `policy` explores, given chance."""
+        return _ALWAYS
+
+    @torch.no_grad()
     def act(
         self,
         observation: Observation,
@@ -36,7 +62,13 @@ class Agent(Stateful, Protocol):
         *,
         explore: bool,
         action_mask: Tensor | None = None,
-    ) -> Step: ...
+    ) -> Step:
+        """See Actor."""
+        if not explore:
+            return self._policy(observation, state, is_first, action_mask, ())
+        chance = self.chance(len(is_first), is_free=action_mask is None)
+        with self.exploring():
+            return self._policy(observation, state, is_first, action_mask, chance)
 
     def learn(self, batch: Rollout) -> Metrics: ...
 
@@ -82,6 +114,9 @@ class Agent(Stateful, Protocol):
         if self.initial_state(1):
             raise ValueError("this agent has a memory: play = agent.player(), then play(observation) step by step")
         return self.player(deterministic=deterministic)(observation, action_mask)
+
+
+_ALWAYS: AbstractContextManager[object] = nullcontext()
 
 
 class Player:

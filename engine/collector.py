@@ -1,46 +1,18 @@
 """Turns an agent and a vector of environments into rollouts."""
 
-from typing import NamedTuple, Protocol
-
 import torch
 from torch import Tensor
 
 from ..envs.contract import EnvStep, Episode, VectorEnv
 from ..networks.encoder import State
-from ..spaces import Observation, map_leaves, stack
-from .phases import ACTING, ENVIRONMENT
+from ..spaces import map_leaves, stack
+from .acting import Actor, Step
+from .phases import ENVIRONMENT
 from .rollout import Rollout
 from .stateful import StateDict, expect_keys
+from .turns import Apart, Turns
 
 _FEWEST = 32  # environments to act for: a network takes hardly longer for them than for one
-
-
-class Step(NamedTuple):
-    """What an agent does with one row of observations."""
-
-    action: Tensor  # [B], or [B, D] for D branches
-    state: State  # after the observation, each [B, ...]
-    log_prob: Tensor | None = None  # [B]
-
-
-class Actor(Protocol):
-    """What the Collector asks of an agent."""
-
-    def initial_state(self, num_envs: int) -> State: ...
-
-    def act(
-        self,
-        observation: Observation,
-        state: State,
-        is_first: Tensor,
-        *,
-        explore: bool,
-        action_mask: Tensor | None = None,
-    ) -> Step:
-        """observation: [B, *obs]; state: before it; is_first: [B], where the state is reset first.
-
-        action_mask: [B, A] or [B, D, A], the legal actions, None where all are.
-        """
 
 
 class Collector:
@@ -50,9 +22,12 @@ class Collector:
     go on, would over-sample short episodes.
     """
 
-    def __init__(self, env: VectorEnv, agent: Actor, num_rows: int | None, groups: int = 1) -> None:
-        """groups: of environments, whose mean number of steps is counted."""
+    def __init__(
+        self, env: VectorEnv, agent: Actor, num_rows: int | None, groups: int = 1, turns: Turns | None = None
+    ) -> None:
+        """groups: of environments, whose mean number of steps is counted; turns: of agent and env, None for Apart."""
         self._env, self._agent, self._num_rows, self._groups = env, agent, num_rows, groups
+        self._turns = Apart(env, agent) if turns is None else turns
         self._total_steps = 0  # environment steps over all environments, fillers not counted
         self._row: EnvStep | None = None
         self._state: State = ()
@@ -67,12 +42,12 @@ class Collector:
         steps: list[Step] = []
         awake = _Awake(self._env.num_envs, self._row.is_first.device)
         while not (awake.is_over if self._num_rows is None else len(steps) == self._num_rows):
-            with ACTING:
-                steps.append(self._act(rows[-1], awake.columns))
-            with ENVIRONMENT:
-                rows.append(self._env.step(steps[-1].action))
+            step, row = self._turns(rows[-1], self._state, awake.columns)
+            steps.append(step)
+            rows.append(row)
+            self._state = step.state
             if self._num_rows is None:
-                self._state = awake.narrow(self._state, ended=rows[-1].terminated | rows[-1].truncated)
+                self._state = awake.narrow(self._state, ended=row.terminated | row.truncated)
         self._row = rows[-1]
         rollout = Rollout(
             observation=stack([row.observation for row in rows]),
@@ -92,23 +67,6 @@ class Collector:
     def num_steps(self) -> int:
         """Environment steps over all environments, fillers not counted; of groups the mean, rounded down."""
         return self._total_steps // self._groups
-
-    def _act(self, row: EnvStep, columns: Tensor | None) -> Step:
-        """Of those environments, None is all; the others are told a 0, as is their probability."""
-
-        def chosen(part: Tensor) -> Tensor:
-            return part if columns is None else part.index_select(0, columns)
-
-        def spread(part: Tensor) -> Tensor:
-            if columns is None:
-                return part
-            return part.new_zeros((len(row.is_first), *part.shape[1:])).index_copy_(0, columns, part)
-
-        mask = None if row.action_mask is None else chosen(row.action_mask)
-        observation = map_leaves(chosen, row.observation)
-        step = self._agent.act(observation, self._state, chosen(row.is_first), explore=True, action_mask=mask)
-        self._state = step.state
-        return Step(spread(step.action), step.state, None if step.log_prob is None else spread(step.log_prob))
 
     def finished(self) -> list[Episode]:
         """Episodes that ended since the last call."""

@@ -1,6 +1,6 @@
 """Actions that are not the greedy ones."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -35,15 +35,23 @@ class EpsilonGreedy:
     def begin(self, step: int) -> None:
         """Environment step of the next row; coins that were flipped for later rows are forgotten."""
         self._step = step
-        self._form: tuple[torch.Size, bool] | None = None
+        self._form: tuple[tuple[int, ...], bool] | None = None
         self._rows: Iterator[tuple[Tensor, Tensor]] = iter(())
 
     def __call__(self, action: Tensor, action_mask: Tensor | None = None) -> Tensor:
         """action: greedy, [B] or [B, D]; action_mask: [B, A] or [B, D, A], None where all are legal -> as action."""
-        mask = self._legal if action_mask is None else action_mask
-        form = (action.shape, mask is None)
+        return self.explored(action, self.draw(action.shape, is_free=action_mask is None), action_mask)
+
+    def draw(self, shape: torch.Size | tuple[int, ...], *, is_free: bool) -> tuple[Tensor, Tensor]:
+        """Chance of the next row, for `explored`. shape: of its actions; is_free: there is no mask."""
+        form = (shape, is_free and self._legal is None)
         row = next(self._rows, None) if form == self._form else None
-        explores, other = row or self._flip(*form)
+        return row or self._flip(*form)
+
+    def explored(self, action: Tensor, chance: Sequence[Tensor], action_mask: Tensor | None) -> Tensor:
+        """The greedy action, or where `chance` has it so another: a function of tensors."""
+        explores, other = chance
+        mask = self._legal if action_mask is None else action_mask
         if mask is not None:
             # `other` is a share of the legal actions, which are counted off.
             count = mask.cumsum(-1)
@@ -51,7 +59,7 @@ class EpsilonGreedy:
             other = (count <= place.unsqueeze(-1)).sum(-1)
         return torch.where(explores, other, action)
 
-    def _flip(self, shape: torch.Size, is_free: bool) -> tuple[Tensor, Tensor]:
+    def _flip(self, shape: tuple[int, ...], is_free: bool) -> tuple[Tensor, Tensor]:
         """The first of the rows to come: where its actions are random, and which they are, or which share."""
         num_envs, rows, device = shape[0], (self._num_rows, *shape), self._generator.device
         increment = num_envs // self._groups

@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..engine import Agent, Collector, record
+from ..engine import Agent, Apart, Collector, Together, Turns, record
 from ..envs import EVALUATION, TRAINING, AtariVectorEnvs, GymnasiumEnvs, VectorEnv, env_maker, native_envs
 from ..envs.address import AnyEnv
+from ..envs.native import NativeEnvs
 from ..networks import Encoder, StackedNetwork, has_batch_norm
 from ..training.evaluate import GreedyEvaluator
 from ..training.seeding import Seeds
@@ -49,7 +50,7 @@ def build_run(config: RunConfig, objects: Objects, source: Encoder | None) -> Pa
     each = " each" if config.seeds > 1 else ""
     return Parts(
         title=f"{config.agent.kind} on {envs.spec.id}, {config.seed_text}, {config.steps:,} steps{each}",
-        source=Collector(envs, agent, agent.rollout_rows, config.seeds),
+        source=Collector(envs, agent, agent.rollout_rows, config.seeds, _turns(envs, agent)),
         learner=thawing(agent, agent.network.encoder, config.graft, lambda: agent.step),
         evaluator=GreedyEvaluator(agent, evaluation_envs, config.evaluation.episodes, seeds_of(config)),
         steps=config.steps,
@@ -58,6 +59,10 @@ def build_run(config: RunConfig, objects: Objects, source: Encoder | None) -> Pa
         result=lambda state: agent,
         close=close,
     )
+
+
+def _turns(envs: VectorEnv, agent: Agent) -> Turns:
+    return Together(envs, agent) if isinstance(envs, NativeEnvs) else Apart(envs, agent)
 
 
 def seeds_of(config: RunConfig) -> tuple[int, ...]:

@@ -7,7 +7,7 @@ from statistics import fmean, pstdev
 import torch
 from torch import Tensor
 
-from ..engine.collector import Actor
+from ..engine import Actor
 from ..engine.stateful import StateDict, expect_keys
 from ..envs.contract import VectorEnv
 

@@ -55,7 +55,8 @@ def parity(
 def returns(
     preset: Annotated[str, typer.Argument(metavar="PRESET", help="As `list` names it, or a declared comparison.")],
     seeds: Annotated[
-        int | None, typer.Option(help="How many, 3 at least, from 0 on if no other is declared; as many as were declared if not given.")
+        int | None,
+        typer.Option(help="How many, 3 at least; as many as were declared if not given."),
     ] = None,
     against: Annotated[Against, typer.Option(help="The other library.")] = Against.sb3,
     jobs: Annotated[int | None, typer.Option(help="Processes at a time; all cores if not given.")] = None,

@@ -40,7 +40,7 @@ def run(
     command: str,
     say: Callable[[str], None],
 ) -> ComparisonRecord:
-    """The comparison over num_seeds seeds from its first on; what has been done, in `runs` or in `out`, is not done again.
+    """The comparison over its first num_seeds seeds; what has been done, in `runs` or in `out`, is not done again.
 
     jobs: processes at a time, a core each; None: all cores. command: that is recorded, but for the number of seeds;
     say: is told of each run's end. One call at a time has runs/NAME.

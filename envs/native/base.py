@@ -146,32 +146,44 @@ class NativeEnvs:
             action_space=one_line(Discrete(game.num_actions)),
         )
         self.simulation = Simulation(game, max_episode_steps or game.max_episode_steps, autoreset, observe)
-        self._step = {some_ended: record(partial(self._next, some_ended)) for some_ended in (True, False)}
+        self._step = {some_ended: record(partial(self.next, some_ended)) for some_ended in (True, False)}
         self._env_key = torch.cat([env_keys(each, stream, num_envs) for each in seeds]).to(self.device)
         # Ended before it began: so what comes next is episode 0, by `reset` or by a step.
         unbegun = self.simulation.begin(self._env_key, torch.full_like(self._env_key, -1))
-        self._live = unbegun._replace(ended=~unbegun.ended)
-        self._some_ended = True  # or nobody has looked
+        self.live = unbegun._replace(ended=~unbegun.ended)
+        self.some_ended = True  # or nobody has looked
         self._ends: list[tuple[Tensor, Tensor, Tensor]] = []  # of rows to be looked at: ended, returns and lengths
         self._finished: list[Episode] = []
 
     def reset(self, episode: int | None = None) -> EnvStep:
-        before = self._live.episode
-        self._live = self.simulation.begin(
+        before = self.live.episode
+        self.live = self.simulation.begin(
             self._env_key, before + 1 if episode is None else torch.full_like(before, episode)
         )
-        self._some_ended = False
-        state, never = self._live.state, self._live.ended
-        return EnvStep(self.simulation.observe(state), torch.zeros_like(self._live.return_), never, never, ~never)
+        self.some_ended = False
+        state, never = self.live.state, self.live.ended
+        return EnvStep(self.simulation.observe(state), torch.zeros_like(self.live.return_), never, never, ~never)
 
     def step(self, action: Tensor) -> EnvStep:
-        is_first = self._live.ended
-        state, episode, length, return_, ended, *row = self._step[self._some_ended](self._live, action)
+        return self.settle(self._step[self.some_ended](self.live, action))
+
+    def next(self, some_ended: bool, live: Live, action: Tensor) -> tuple[Tensor, ...]:
+        """A step as a function of tensors, for `settle`: what changes of where they stand, and the row.
+
+        live, some_ended: those of now.
+        """
+        after, row = self.simulation.step(live, action, some_ended=some_ended)
+        return after.state, after.episode, after.length, after.return_, after.ended, *row
+
+    def settle(self, found: Sequence[Tensor]) -> EnvStep:
+        """Go to where `next` led."""
+        is_first = self.live.ended
+        state, episode, length, return_, ended, *row = found
         observation, reward, terminated, truncated = row
-        self._live = Live(state, self._env_key, episode, length, return_, ended)
-        self._some_ended = self.device.type != "cpu" or bool(self._live.ended.any())
-        if self._some_ended:
-            self._ends.append((self._live.ended, self._live.return_, self._live.length))
+        self.live = Live(state, self._env_key, episode, length, return_, ended)
+        self.some_ended = self.device.type != "cpu" or bool(ended.any())
+        if self.some_ended:
+            self._ends.append((ended, return_, length))
             if len(self._ends) == _MOST_KEPT:
                 self._look()
         return EnvStep(observation, reward, terminated, truncated, is_first)
@@ -184,7 +196,7 @@ class NativeEnvs:
     def close(self) -> None: ...
 
     def state_dict(self) -> StateDict:
-        live = self._live
+        live = self.live
         return {
             "state": live.state,
             "episode": live.episode,
@@ -199,13 +211,8 @@ class NativeEnvs:
             raise ValueError(f"env.num_envs={self.num_envs}: the checkpoint holds {len(state['episode'])} environments")
         parts = (state[name].to(self.device) for name in ("state", "episode", "length", "return", "ended"))
         place, *others = parts
-        self._live = Live(place, self._env_key, *others)
-        self._some_ended, self._ends, self._finished = True, [], []
-
-    def _next(self, some_ended: bool, live: Live, action: Tensor) -> tuple[Tensor, ...]:
-        """What changes of where they stand, and the row."""
-        after, row = self.simulation.step(live, action, some_ended=some_ended)
-        return after.state, after.episode, after.length, after.return_, after.ended, *row
+        self.live = Live(place, self._env_key, *others)
+        self.some_ended, self._ends, self._finished = True, [], []
 
     def _look(self) -> None:
         """Read from the device what has ended since the last time."""

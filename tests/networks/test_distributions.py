@@ -77,6 +77,15 @@ def test_mode_is_the_first_of_equals():
     assert Categorical.from_logits(torch.tensor([[1.0, 2.0, 2.0], [0.0, 0.0, 0.0]])).mode().tolist() == [1, 0]
 
 
+def test_categorical_draws_what_torchs_multinomial_does():
+    policy = Categorical((logits(T, B) * 3).log_softmax(-1).masked_fill(torch.arange(A) == 2, -torch.inf))
+    ours, theirs = (torch.Generator().manual_seed(6) for _ in range(2))
+    for _ in range(50):
+        expected = torch.multinomial(policy.log_probs.exp().view(-1, A), 1, generator=theirs).view(T, B)
+        assert torch.equal(policy.sample(ours), expected)
+    assert torch.equal(ours.get_state(), theirs.get_state())
+
+
 def test_gradient_of_log_prob_is_one_hot_minus_probabilities():
     x = logits(B).requires_grad_()
     policy, action = Categorical.from_logits(x), torch.arange(B)

@@ -177,7 +177,7 @@ class TestStickiness:
         envs.reset()
         rows = []
         for _ in range(4):
-            bits = envs.simulation._chance(envs._live)
+            bits = envs.simulation._chance(envs.live)
             assert bits is not None
             rows.append(chance(bits, 0.5))
             envs.step(torch.zeros(300, dtype=torch.int64))

@@ -52,7 +52,7 @@ def test_every_step_agrees_with_the_packages() -> None:
     seen = {"steps": 0, "rewards": 0, "ends": 0, "sticky": 0, "refilled": 0}
     ended = torch.zeros(num_envs, dtype=torch.bool)
     while seen["steps"] < 10_000:
-        live = envs._live
+        live = envs.live
         bits = envs.simulation._chance(live)
         assert bits is not None
         sticky = chance(bits, 0.1)

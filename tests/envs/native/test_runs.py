@@ -3,6 +3,7 @@
 import hashlib
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -62,21 +63,21 @@ import graftwork as gw
 from graftwork.envs import NativeEnvs
 from graftwork.runs import RunConfig
 
-step, calls = NativeEnvs.step, 0
+settle, calls = NativeEnvs.settle, 0
 
-def counted(self, action):
+def counted(self, found):
     global calls
     calls += self._env_key[0] == first
     if calls == 120:
         os.kill(os.getpid(), signal.SIGKILL)
-    return step(self, action)
+    return settle(self, found)
 
 for text, run_dir in zip(sys.argv[1::2], sys.argv[2::2], strict=True):
     child = os.fork()
     if not child:
         from graftwork.envs.native.draws import env_keys
         config = RunConfig.model_validate_json(text)
-        first, NativeEnvs.step = env_keys(config.seed, 0, 1)[0], counted
+        first, NativeEnvs.settle = env_keys(config.seed, 0, 1)[0], counted
         gw.train(config, run_dir=run_dir)
         os._exit(0)
     assert os.waitpid(child, 0)[1] == signal.SIGKILL
@@ -122,14 +123,20 @@ def test_rows_reach_the_agent_as_tensors(monkeypatch: pytest.MonkeyPatch, tmp_pa
     def refuse(*_: Any) -> Any:
         raise AssertionError("NumPy")
 
-    step = NativeEnvs.step
+    def watched(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            calls.append(function)
+            with monkeypatch.context() as patch:
+                patch.setattr(torch, "from_numpy", refuse)
+                patch.setattr(torch.Tensor, "numpy", refuse)
+                patch.setattr(torch.Tensor, "__array__", refuse)
+                return function(*arguments)
 
-    def watched(self: NativeEnvs, action: torch.Tensor) -> Any:
-        with monkeypatch.context() as patch:
-            patch.setattr(torch, "from_numpy", refuse)
-            patch.setattr(torch.Tensor, "numpy", refuse)
-            patch.setattr(torch.Tensor, "__array__", refuse)
-            return step(self, action)
+        return call
 
-    monkeypatch.setattr(NativeEnvs, "step", watched)
+    calls: list[Callable[..., Any]] = []
+    steps = NativeEnvs.next, NativeEnvs.settle
+    for function in steps:
+        monkeypatch.setattr(NativeEnvs, function.__name__, watched(function))
     gw.train(config("pqn", CARTPOLE, 100), run_dir=tmp_path / "run")
+    assert set(calls) == set(steps)
