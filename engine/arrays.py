@@ -22,6 +22,13 @@ class NumPyOps:
     def arange(self, size: int, device: torch.device) -> Array:
         return np.arange(size)
 
+    def counts(self, *masks: Array) -> list[int]:
+        return [np.count_nonzero(mask) for mask in masks]
+
+    def nonzero(self, mask: Array, count: int) -> Array:
+        """Places of those that are true, in order; count: of them."""
+        return mask.reshape(-1).nonzero()[0]
+
     def concatenate(self, parts: list[Array]) -> Array:
         return np.concatenate(parts)
 
@@ -70,6 +77,12 @@ class TorchOps:
 
     def arange(self, size: int, device: torch.device) -> Array:
         return torch.arange(size, device=device)
+
+    def counts(self, *masks: Array) -> list[int]:
+        return torch.stack([mask.sum() for mask in masks]).tolist()  # the device is waited for once
+
+    def nonzero(self, mask: Array, count: int) -> Array:
+        return torch.nonzero_static(mask.flatten(), size=count).squeeze(1)
 
     def concatenate(self, parts: list[Array]) -> Array:
         return torch.cat(parts)

@@ -33,7 +33,8 @@ class GroupedTransitions:
     def num_starts(self) -> int:
         return self.total - self._oldest(self.total)
 
-    def add(self, valid: Tensor) -> None:
+    def add(self, is_first: Tensor) -> None:
+        valid = is_first[1:].logical_not()
         before, after = self._oldest(self.total), self._oldest(self.total + len(valid))
         gone = self._is_first.read(before + 1, after + 1).logical_not()
         self._begin = self._begin + self._by_group(gone).sum(1, keepdim=True)

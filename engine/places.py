@@ -5,6 +5,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from .arrays import Array
 from .ring import Ring
 from .slots import Slots
 from .storage import Memory
@@ -23,8 +24,8 @@ class Starts(Protocol):
     def num_starts(self) -> int:
         """Rows that a sample can begin at."""
 
-    def add(self, valid: Tensor) -> None:
-        """Rows [T, B] are about to be written. valid: which of them are transitions."""
+    def add(self, is_first: Tensor) -> None:
+        """T rows are about to be written. is_first: [T + 1, B], of them and the newest."""
 
     def draw(self, batch_size: int, beta: float, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
         """Places [N], with replacement, of those there are, and their importance weights, None if all are one.
@@ -46,7 +47,7 @@ class Transitions:
     def __init__(self, num_rows: int, is_first: Ring, memory: Memory, slots: Slots | None) -> None:
         self.total = 0
         self._num_rows, self._num_envs = num_rows, is_first.shape[0]
-        self._is_first, self._slots = is_first, slots
+        self._is_first, self._slots, self._ops = is_first, slots, is_first.ops
         # Those that can be drawn, oldest first: [begin, end) of twice as many as there can be, so that they are never
         # in two parts, and are moved to the front once in a while.
         self._begin = self._end = 0
@@ -60,11 +61,13 @@ class Transitions:
     def num_starts(self) -> int:
         return self.total - self._oldest(self.total)
 
-    def add(self, valid: Tensor) -> None:
+    def add(self, is_first: Tensor) -> None:
+        ops, valid = self._ops, ~self._ops.array(is_first)[1:]
         before, after = self._oldest(self.total), self._oldest(self.total + len(valid))
         gone = self._valid(before, after)
-        num_gone, num_new = torch.stack((gone.sum(), valid.sum())).tolist()  # the one synchronisation of an `add`
-        new = torch.nonzero_static(valid.flatten(), size=num_new).squeeze(1) + self.total * self._num_envs
+        num_gone, num_new = ops.counts(gone, valid)  # the one synchronisation of an `add`
+        new = ops.nonzero(valid, num_new)
+        new += self.total * self._num_envs
         self._begin += num_gone
         if self._slots is not None:
             self._slots.clear_range(before * self._num_envs, after * self._num_envs)
@@ -77,11 +80,12 @@ class Transitions:
     def draw(self, batch_size: int, beta: float, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
         if self._slots is not None:
             return self._slots.draw(batch_size, self._oldest(self.total) * self._num_envs, beta, generator)
-        return self.at(_draw(len(self), batch_size, generator)), None
+        return self.at(_draw(self._end - self._begin, batch_size, generator)), None
 
     def at(self, number: Tensor) -> Tensor:
         """Places of the transitions [N] of those numbers, 0 the oldest; of uniform draws only."""
-        return self._there.table.take(number + self._begin)
+        there = self._there.entries[self._begin : self._end]
+        return self._ops.tensor(there.take(self._ops.array(number)))
 
     def update(self, places: Tensor, priority: Tensor) -> None:
         _expect(self._slots).update(places, priority, self._oldest(self.total) * self._num_envs)
@@ -94,15 +98,16 @@ class Transitions:
     def load(self, total: int) -> None:
         self.total = total
         oldest = self._oldest(total)
-        valid = self._valid(oldest, total).flatten()
+        valid = self._valid(oldest, total)
+        (count,) = self._ops.counts(valid)
         self._begin, self._end = 0, 0
         if self._slots is not None:
-            self._end = int(valid.sum())
+            self._end = count
         else:
-            self._append(valid.nonzero().squeeze(1) + oldest * self._num_envs)
+            self._append(self._ops.nonzero(valid, count) + oldest * self._num_envs)
 
-    def _append(self, new: Tensor) -> None:
-        flat = self._there.table
+    def _append(self, new: Array) -> None:
+        flat = self._there.entries
         if self._end + len(new) > len(flat):
             # More than half of it has gone, so nothing is written over before it is read.
             flat[: len(self)] = flat[self._begin : self._end]
@@ -110,8 +115,8 @@ class Transitions:
         flat[self._end : self._end + len(new)] = new
         self._end += len(new)
 
-    def _valid(self, start: int, stop: int) -> Tensor:
-        return self._is_first.read(start + 1, stop + 1).logical_not()
+    def _valid(self, start: int, stop: int) -> Array:
+        return ~self._is_first.get(start + 1, stop + 1)
 
     def _oldest(self, total: int) -> int:
         return max(total - self._num_rows, 0)
@@ -139,9 +144,9 @@ class Sequences:
         first, end = self._starts(self.total)
         return end - first
 
-    def add(self, valid: Tensor) -> None:
+    def add(self, is_first: Tensor) -> None:
         first, end = self._starts(self.total)
-        self.total += len(valid)
+        self.total += len(is_first) - 1
         if self._slots is not None:
             first_now, end_now = self._starts(self.total)
             self._slots.clear_range(first * self._num_envs, min(first_now, end) * self._num_envs)

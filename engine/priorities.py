@@ -51,11 +51,11 @@ class Priorities:
         self._slots, self._padded_sums = ops.array(self._units), ops.array(sums)
         self._blocks, self._sums = self._slots.reshape(-1, width), self._padded_sums[1:]
 
-    def enter(self, slots: Tensor | slice) -> None:
+    def enter(self, slots: Array | slice) -> None:
         """Give slots the highest priority that any had so far, at first 1 (Schaul et al. 2016, algorithm 1, line 6)."""
         self._fill(slots, self._highest)
 
-    def clear(self, slots: Tensor | slice) -> None:
+    def clear(self, slots: Array | slice) -> None:
         """Slots are not drawn any more."""
         self._fill(slots, 0)
 
@@ -148,14 +148,14 @@ class Priorities:
         slot += block
         return slot
 
-    def _fill(self, slots: Tensor | slice, units: Array) -> None:
+    def _fill(self, slots: Array | slice, units: Array) -> None:
         if isinstance(slots, slice):
             start, stop, _ = slots.indices(self.size)
             self._slots[start:stop] = units
             blocks = slice(start >> self._shift, (stop - 1 >> self._shift) + 1)
             self._sums[blocks] = self._blocks[blocks].sum(1)
         else:
-            index = self._ops.array(slots)
+            index = self._ops.array(slots) if isinstance(slots, Tensor) else slots
             self._slots[index] = units
             self._sum(index >> self._shift)
 

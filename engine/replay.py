@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..envs.contract import EnvSpec
 from ..networks.encoder import State
+from .arrays import Array, NumPyOps, TorchOps
 from .grouped_places import GroupedTransitions
 from .history import Digests, History
 from .places import Sequences, Starts, Transitions
@@ -95,6 +96,9 @@ class ReplayBuffer:
             self._starts = Sequences(window.num_rows, self.num_rows, num_envs, self._stride, slots)
         self._rings = {**self._rows.all_rings, **self._state_rings}
         self.tables: dict[str, Tensor] = {}  # of all rings, once there is anything
+        # What `sample` reads, the same memory. Stacks are put together of tensors.
+        self._ops = self._rows.rings["is_first"].ops if spec.frame_stack == 1 else TorchOps()
+        self._entries: Mapping[str, Array] = {}
         rings = self._rings.values()
         self.nbytes = sum(ring.nbytes for ring in rings) + self._starts.nbytes
         self._needs = [(near, self._starts.nbytes), *((ring.memory, ring.nbytes) for ring in rings)]
@@ -125,7 +129,7 @@ class ReplayBuffer:
         self._allocate()
         if start == 0:
             self._rows.check_stacks(rollout)
-        self._starts.add(rollout.valid)
+        self._starts.add(rollout.is_first)
         self._rows.write(start, rollout)
         for ring, part in zip(self._states, rollout.state, strict=bool(self._states)):
             ring.write(start // self._stride, part.unsqueeze(0))
@@ -138,7 +142,7 @@ class ReplayBuffer:
         reset with `is_first`); where the encoder has a state they begin where a rollout did, with the state it had.
         ValueError if there is nothing yet.
         """
-        return self.read(self.tables, self.draw(batch_size, beta))
+        return self._read(self._entries, self.draw(batch_size, beta), self._ops)
 
     def draw(self, batch_size: int, beta: float = 1.0) -> Places:
         """What `sample` draws, for `read`."""
@@ -159,9 +163,13 @@ class ReplayBuffer:
 
         tables: the buffer's own.
         """
+        return self._read(tables, places, TorchOps())
+
+    def _read(self, tables: Mapping[str, Array], places: Places, ops: NumPyOps | TorchOps) -> Sample:
+        """tables: tensors, or arrays where `ops` are NumPy's."""
         index, size = places.index, self._rows.size
         weight = places.weight[0] if places.weight else torch.ones(len(index), device=index.device)
-        at = (index + self._steps).remainder(size)  # [R + 1, N]
+        at = (ops.array(index) + ops.array(self._steps)) % size  # [R + 1, N]
         if self.window.n_step == 1:
             rollout = self._rollout(tables, at, index)
             discount = self.window.one_step(rollout.reward, rollout.terminated)
@@ -192,7 +200,7 @@ class ReplayBuffer:
         """
         self._starts.update(index, priority)
 
-    def _rollout(self, tables: Mapping[str, Tensor], at: Tensor, index: Tensor) -> Rollout:
+    def _rollout(self, tables: Mapping[str, Array], at: Tensor, index: Tensor) -> Rollout:
         """The rows at places [R + 1, N] of the rings, of which the last is only a successor."""
         inner, is_consecutive = at[:-1], self.window.n_step == 1 or not self._is_lone
         return Rollout(
@@ -207,13 +215,13 @@ class ReplayBuffer:
             action_mask=self._take(tables, "action_mask", at) if "action_mask" in tables else None,
         )
 
-    def _state(self, tables: Mapping[str, Tensor], index: Tensor) -> State:
+    def _state(self, tables: Mapping[str, Array], index: Tensor) -> State:
         """Recurrent state before rows [N]."""
         number = index // (self._stride * self.num_envs) * self.num_envs + index % self.num_envs
         place = number % (self.num_rows // self._stride * self.num_envs)
         return tuple(self._take(tables, name, place) for name in self._state_rings)
 
-    def _take(self, tables: Mapping[str, Tensor], name: str, at: Tensor) -> Tensor:
+    def _take(self, tables: Mapping[str, Array], name: str, at: Array) -> Tensor:
         return self._rings[name].take(tables[name], at)
 
     def state_dict(self) -> StateDict:
@@ -298,4 +306,6 @@ class ReplayBuffer:
                 ring.allocate()
             self._starts.allocate()
             self.tables = {name: ring.table for name, ring in self._rings.items()}
+            is_numpy = isinstance(self._ops, NumPyOps)
+            self._entries = {name: ring.entries for name, ring in self._rings.items()} if is_numpy else self.tables
             self._is_allocated = True

@@ -3,9 +3,11 @@
 from collections.abc import Iterator
 from math import prod
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from .arrays import Array, NumPyOps, TorchOps
 from .history import History
 from .storage import Memory
 
@@ -17,32 +19,53 @@ class Ring:
         self.length, self.shape, self.dtype = length, (num_envs, *shape), dtype
         self.nbytes = length * prod(self.shape) * dtype.itemsize
         self.memory = memory
+        # Where one device has it all and computes with it.
+        self.ops = NumPyOps() if memory.device.type == "cpu" else TorchOps()
         self.rows = self.table = torch.empty(0, device="meta")
+        self.held: Array = self.rows  # the same memory as `rows`, for what NumPy does in less time
+        self.entries: Array = self.rows  # [length * B, ...], likewise
 
     def allocate(self) -> None:
         self.rows = self.memory.zeros((self.length, *self.shape), self.dtype)  # [length, B, ...]
         # Of entries that are numbers flat, else a row for each entry.
         self.table = self.rows.flatten(0, 1) if len(self.shape) == 1 else self.rows.flatten(0, 1).flatten(1)
+        self.held = self.ops.array(self.rows)
+        self.entries = self.held.reshape(-1, *self.shape[1:])
 
     def write(self, start: int, rows: Tensor) -> None:
         """Rows from number `start` on, in place of those that lie there."""
-        place = start % self.length
+        if isinstance(self.held, np.ndarray) and not _is_plain(rows):
+            rows = rows.detach().to(self.memory.home, self.dtype)
+        self.put(start, self.ops.array(rows))
+
+    def put(self, start: int, rows: Array) -> None:
+        """Likewise, as an array."""
+        place, count = start % self.length, len(rows)
         fit = self.length - place
-        if len(rows) <= fit:
-            self.rows[place : place + len(rows)] = rows
+        if count <= fit:
+            self.held[place : place + count] = rows
         else:
-            self.rows[place:], self.rows[: len(rows) - fit] = rows[:fit], rows[fit:]
+            self.held[place:], self.held[: count - fit] = rows[:fit], rows[fit:]
 
     def read(self, start: int, stop: int) -> Tensor:
         """Rows [start, stop): a view, or a copy where they go on at the ring's beginning."""
+        return self.ops.tensor(self.get(start, stop))
+
+    def get(self, start: int, stop: int) -> Array:
+        """Likewise, as an array."""
         place, count = start % self.length, stop - start
         fit = self.length - place
         if count <= fit:
-            return self.rows[place : place + count]
-        return torch.cat((self.rows[place:], self.rows[: count - fit]))
+            return self.held[place : place + count]
+        return self.ops.concatenate([self.held[place:], self.held[: count - fit]])
 
-    def take(self, table: Tensor, index: Tensor) -> Tensor:
-        """Entries place * B + environment of `table`, [...] -> [..., *shape], on the device that computes with them."""
+    def take(self, table: Array, index: Array) -> Tensor:
+        """Entries place * B + environment of `table`, [...] -> [..., *shape], on the device that computes with them.
+
+        Of `entries`, or of a tensor that is like `table`.
+        """
+        if isinstance(table, np.ndarray):
+            return torch.from_numpy(table.take(index, 0))  # an index that is a tensor too
         if self.memory.is_far:
             index = index.to(self.memory.home)
             # Into pinned memory, from where it goes on while this thread does.
@@ -73,4 +96,10 @@ def parts_of(history: History) -> Iterator[tuple[int, dict[str, Tensor]]]:
         yield start, history.read(start, min(start + count, history.end))
 
 
+def _is_plain(tensor: Tensor) -> bool:
+    """NumPy can look at it as it is."""
+    return tensor.dtype in _OF_NUMPY and tensor.is_cpu and not tensor.requires_grad
+
+
 _PART = 2**26  # bytes
+_OF_NUMPY = {torch.bool, torch.uint8, torch.int16, torch.int32, torch.int64, torch.float32, torch.float64}

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..envs.contract import EnvSpec
 from ..spaces import Observation, leaves, observation_of, tensors_of
+from .arrays import Array
 from .frames import frame_ages, frames_back, newest_frame, stacks_of
 from .ring import Ring
 from .rollout import Rollout
@@ -26,6 +27,7 @@ class Rows:
         self._is_far, self._device = far.is_far, near.device
         self._leaves, self.num_frames = leaves(spec.observation_space), spec.frame_stack
         choices = spec.choices("dqn")
+        self._num_actions = max(choices)
         branches = () if spec.branches is None else (len(choices),)
 
         def ring(memory: Memory, dtype: torch.dtype, *shape: int) -> Ring:
@@ -53,6 +55,7 @@ class Rows:
         self.rings["truncated"] = ring(near, torch.bool)
         self._others = tuple(name for name in self.rings if not name.startswith("observation"))
         self._ages = ring(near, torch.uint8) if self.num_frames > 1 else None
+        self._form: object = None  # of a rollout that was found to fit
 
     def newest(self, row: int) -> dict[str, Tensor]:
         """What there is of the newest row, [B, ...] each."""
@@ -65,6 +68,15 @@ class Rows:
 
     def check(self, rollout: Rollout) -> None:
         """ValueError, which names the field, for a rollout of another form than the rows kept here."""
+        observed = tensors_of(rollout.observation)
+        parts = [*observed.values(), rollout.action_mask, *[getattr(rollout, name) for name in self._others]]
+        form = *observed, *[part if part is None else (part.shape, part.dtype) for part in parts]
+        if form != self._form:
+            self._check_form(rollout)
+            self._form = form
+        self._check_actions(rollout.action)
+
+    def _check_form(self, rollout: Rollout) -> None:
         if rollout.batch_size != self._num_envs:
             raise ValueError(f"replay: a rollout of {rollout.batch_size} environments, was {self._num_envs}")
         observed = tensors_of(rollout.observation)
@@ -85,20 +97,24 @@ class Rows:
                 raise ValueError(f"replay: {name} has shape {tuple(found.shape)}, must have {expected}")
             if name not in ("action", "reward") and found.dtype != torch.bool:
                 raise ValueError(f"replay: {name} is of type {found.dtype}, must be bool")
-        action, bound = rollout.action, self._spec.value_shape("replay")[-1]
-        if action.is_floating_point():
-            raise ValueError(f"replay: action is of type {action.dtype}, must be an integer")
+        if rollout.action.is_floating_point():
+            raise ValueError(f"replay: action is of type {rollout.action.dtype}, must be an integer")
+
+    def _check_actions(self, action: Tensor) -> None:
         if not action.is_cpu:  # its device would have to be waited for
             return
-        numbers = action.numpy()
-        if numbers.size and not (numbers.min() >= 0 and numbers.max() < bound):
-            raise ValueError(f"replay: actions from {numbers.min()} to {numbers.max()}, must be 0 to {bound - 1}")
+        numbers = action.numpy().reshape(-1)
+        if numbers.size:
+            # In a third of the time of min() and max().
+            least, most = numbers[numbers.argmin()], numbers[numbers.argmax()]
+            if not 0 <= least <= most < self._num_actions:
+                raise ValueError(f"replay: actions from {least} to {most}, must be 0 to {self._num_actions - 1}")
 
     def write(self, start: int, rollout: Rollout) -> None:
         """Rows from number `start` on. Of the newest only observation, mask and `is_first` are there."""
         k = self.num_frames
         for name, leaf in tensors_of(rollout.observation).items():
-            self.rings[_of(name)].write(start, leaf if k == 1 else newest_frame(leaf, k))
+            self._observed[name].write(start, leaf if k == 1 else newest_frame(leaf, k))
         for name in self._others:
             self.rings[name].write(start, getattr(rollout, name))
         if self._ages is not None:
@@ -117,10 +133,10 @@ class Rows:
             before = (self._ages.read(start - 1, start)[0] + 1).clamp(max=self.num_frames - 1) if goes_on else None
             self._ages.write(start, frame_ages(rows["is_first"].to(self._device), before, self.num_frames))
 
-    def observation(self, tables: Mapping[str, Tensor], index: Tensor, is_consecutive: bool) -> Observation:
+    def observation(self, tables: Mapping[str, Array], index: Array, is_consecutive: bool) -> Observation:
         """Observations at places of the rings, [R, N] -> [R, N, *obs]. is_consecutive: each row is the next in time.
 
-        tables: of all rings.
+        tables: of all rings, see Ring.take; of stacked frames they and `index` are tensors.
         """
         k, found = self.num_frames, {}
         if self._ages is None:

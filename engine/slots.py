@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from .arrays import Array
 from .priorities import Priorities, PrioritySettings
 
 
@@ -19,7 +20,7 @@ class Slots:
     def allocate(self) -> None:
         self.priorities = Priorities(self._size, self._settings, self._device)
 
-    def enter(self, places: Tensor) -> None:
+    def enter(self, places: Array) -> None:
         """Give new places [n] the highest priority so far."""
         self.priorities.enter(places % self._size)
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from graftwork.engine import Priorities, PrioritySettings, ReplayBuffer, Rollout, Sample, Storage, Window, ring, storage
+from graftwork.engine.arrays import TorchOps
 from graftwork.engine.history import History
 from graftwork.envs import EnvSpec
 from graftwork.spaces import Observation, map_leaves, rows_of, tensors_of
@@ -384,8 +385,9 @@ class TestSpeed:
 
     @pytest.fixture
     def reads(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-        """The names of such calls."""
+        """The names of such calls, where everything goes the way that it takes on a GPU."""
         found: list[str] = []
+        monkeypatch.setattr("graftwork.engine.ring.NumPyOps", TorchOps)
 
         class Watch(TorchDispatchMode):
             def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

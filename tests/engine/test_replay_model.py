@@ -13,6 +13,7 @@ from gymnasium.spaces import Box, Dict
 from torch import Tensor
 
 from graftwork.engine import PrioritySettings, ReplayBuffer, Rollout, Sample, StateDict, Storage, Window
+from graftwork.engine.arrays import TorchOps
 from graftwork.engine.history import History
 from graftwork.envs import EnvSpec
 
@@ -314,6 +315,14 @@ def test_what_is_drawn_is_what_plain_lists_hold(part: int, storage: Storage, tmp
     for seed in range(500):
         follow(500 * part + seed, storage, tmp_path)
     assert not list(tmp_path.iterdir())  # no file outlives what is mapped, or even its beginning
+
+
+@pytest.mark.parametrize("storage", ["device", "pinned", "mapped"])
+def test_by_torch_as_on_a_gpu_it_is_the_same(storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("ring", "priorities"):
+        monkeypatch.setattr(f"graftwork.engine.{module}.NumPyOps", TorchOps)
+    for seed in range(200):
+        follow(seed, storage, tmp_path)
 
 
 @pytest.mark.slow
