@@ -19,33 +19,31 @@ class Ring:
         self.length, self.shape, self.dtype = length, (num_envs, *shape), dtype
         self.nbytes = length * prod(self.shape) * dtype.itemsize
         self.memory = memory
-        # Where one device has it all and computes with it.
         self.ops = NumPyOps() if memory.device.type == "cpu" else TorchOps()
         self.rows = self.table = torch.empty(0, device="meta")
-        self.held: Array = self.rows  # the same memory as `rows`, for what NumPy does in less time
-        self.entries: Array = self.rows  # [length * B, ...], likewise
+        # The same memory, of NumPy where the device is a CPU: of small rows in a third of the time.
+        self.held: Array = self.rows
+        self.entries: Array = self.rows  # [length * B, ...]
 
     def allocate(self) -> None:
         self.rows = self.memory.zeros((self.length, *self.shape), self.dtype)  # [length, B, ...]
         # Of entries that are numbers flat, else a row for each entry.
         self.table = self.rows.flatten(0, 1) if len(self.shape) == 1 else self.rows.flatten(0, 1).flatten(1)
         self.held = self.ops.array(self.rows)
-        self.entries = self.held.reshape(-1, *self.shape[1:])
+        self.entries = self.held.reshape(self.length * self.shape[0], *self.shape[1:])
 
     def write(self, start: int, rows: Tensor) -> None:
         """Rows from number `start` on, in place of those that lie there."""
-        if isinstance(self.held, np.ndarray) and not _is_plain(rows):
-            rows = rows.detach().to(self.memory.home, self.dtype)
-        self.put(start, self.ops.array(rows))
-
-    def put(self, start: int, rows: Array) -> None:
-        """Likewise, as an array."""
+        try:
+            found = self.ops.array(rows)
+        except (TypeError, RuntimeError):  # of a type that NumPy has not, on another device, or with a gradient
+            found = self.ops.array(rows.detach().to(self.memory.home, self.dtype))
         place, count = start % self.length, len(rows)
         fit = self.length - place
         if count <= fit:
-            self.held[place : place + count] = rows
+            self.held[place : place + count] = found
         else:
-            self.held[place:], self.held[: count - fit] = rows[:fit], rows[fit:]
+            self.held[place:], self.held[: count - fit] = found[:fit], found[fit:]
 
     def read(self, start: int, stop: int) -> Tensor:
         """Rows [start, stop): a view, or a copy where they go on at the ring's beginning."""
@@ -96,10 +94,4 @@ def parts_of(history: History) -> Iterator[tuple[int, dict[str, Tensor]]]:
         yield start, history.read(start, min(start + count, history.end))
 
 
-def _is_plain(tensor: Tensor) -> bool:
-    """NumPy can look at it as it is."""
-    return tensor.dtype in _OF_NUMPY and tensor.is_cpu and not tensor.requires_grad
-
-
 _PART = 2**26  # bytes
-_OF_NUMPY = {torch.bool, torch.uint8, torch.int16, torch.int32, torch.int64, torch.float32, torch.float64}

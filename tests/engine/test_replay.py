@@ -108,6 +108,15 @@ def origins(sample: Sample) -> Tensor:
     return named["where" if "where" in named else ""][0].long()
 
 
+def parts(value: Any) -> list[Tensor]:
+    """The tensors of a sample, in order."""
+    if dataclasses.is_dataclass(value):
+        value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return [tensor for part in value.values() for tensor in parts(part)]
+    return [value] if isinstance(value, Tensor) else []
+
+
 def buffer(
     num_rows: int,
     num_envs: int,
@@ -430,9 +439,40 @@ class TestSpeed:
         kept.sample(20)
         assert reads == []
 
+    @pytest.mark.parametrize("space", [LONE, TREE], ids=["lone", "tree"])
+    @pytest.mark.parametrize("window", [Window(), Window(n_step=3), Window(2, 3), Window(4)], ids=str)
+    def test_a_sample_is_what_reading_the_tables_gives(self, window: Window, space: gymnasium.Space[Any]) -> None:
+        """The one by NumPy, the other by torch, as DQN records it: equal in bits and in strides."""
+        generator = torch.Generator().manual_seed(2)
+        kept = ReplayBuffer(27, 3, spec(space), generator, window=window)
+        for start in range(0, 12, 4):
+            kept.add(Tape(12, 3, 0, space).rollout(start, 4))
+        state = generator.get_state()
+        sample = kept.sample(20)
+        generator.set_state(state)
+        for one, other in zip(parts(sample), parts(kept.read(kept.tables, kept.draw(20))), strict=True):
+            assert (one.dtype, one.stride()) == (other.dtype, other.stride())
+            assert one.equal(other)
+
 
 class TestInput:
     """What cannot be stored is refused with a line, and leaves the buffer as it was."""
+
+    @pytest.mark.parametrize("dtype", [torch.float64, torch.int32, torch.bool, torch.float16, torch.bfloat16])
+    def test_a_reward_of_any_type_is_stored(self, dtype: torch.dtype) -> None:
+        kept = buffer(7, 2)
+        rollout = Tape(7, 2, seed=0).rollout(0, 7)
+        reward = torch.arange(14).view(7, 2).to(dtype)
+        kept.add(dataclasses.replace(rollout, reward=reward))
+        assert kept.state_dict()["rows"].read(0, 7)["reward"].equal(reward.float())
+
+    def test_a_reward_with_a_gradient_is_stored_without_it(self) -> None:
+        kept = buffer(7, 2)
+        rollout = Tape(7, 2, seed=0).rollout(0, 7)
+        kept.add(dataclasses.replace(rollout, reward=rollout.reward.requires_grad_()))
+        found = kept.state_dict()["rows"].read(0, 7)["reward"]
+        assert not found.requires_grad
+        assert found.equal(rollout.reward.detach())
 
     def refused(self, kept: ReplayBuffer, rollout: Rollout, text: str) -> None:
         before = copied(kept.state_dict())
