@@ -23,7 +23,7 @@ class NumPyOps:
         return np.arange(size)
 
     def counts(self, *masks: Array) -> list[int]:
-        return [np.count_nonzero(mask) for mask in masks]
+        return [int(np.count_nonzero(mask)) for mask in masks]
 
     def nonzero(self, mask: Array, count: int) -> Array:
         """Places of those that are true, in order; count: of them."""

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from math import prod
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -62,7 +61,7 @@ class Ring:
 
         Of `entries`, or of a tensor that is like `table`.
         """
-        if isinstance(table, np.ndarray):
+        if not isinstance(table, Tensor):
             return torch.from_numpy(table.take(index, 0))  # an index that is a tensor too
         if self.memory.is_far:
             index = index.to(self.memory.home)
