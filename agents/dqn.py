@@ -14,7 +14,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from copy import deepcopy
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
@@ -182,6 +181,15 @@ class DQNConfig(Config):
         return DQN(network, replay, self, spec, *(seeds.generator(name, device) for name in names))
 
 
+class Drawn(NamedTuple):
+    """All that is random in what updates learn from: N places in the replay, and quantiles that heads are asked for."""
+
+    tables: Mapping[str, Tensor]  # of the replay
+    places: Places
+    of_target: Maybe  # [rows, N, K'] fractions for the target network
+    fractions: Maybe  # [rows - burn_in, N, K] for the online one
+
+
 class Batch(NamedTuple):
     """What one update learns from, or all of a call together: N sequences, and all of their loss that the online
     network has no part in.
@@ -201,7 +209,7 @@ class Batch(NamedTuple):
     following: Tensor  # [learnt, N, A(, K)] what the target network says of the successor
     legal: Maybe  # [learnt, N, A] actions of the successor
     told: tuple[Tensor, ...]  # each [learnt, N, ...], what the auxiliary heads should tell
-    fractions: Maybe = ()  # [rows - burn_in, N, K] of the quantiles that the head is asked for
+    fractions: Maybe  # as drawn
 
 
 class DQN(Agent):
@@ -250,7 +258,7 @@ class DQN(Agent):
         self._prepared = Recorded(self._prepare, self.target)
         optimizer = AdamConfig(epsilon=config.adam_epsilon).build(parameter_groups(network))
         self._update = GradientStep(
-            self._loss, network, optimizer, config.max_gradient_norm, dropout, groups=network.groups
+            self._loss, network, optimizer, config.max_gradient_norm, dropout, network.groups, others=[self.target]
         )
 
     def notes(self) -> list[str]:
@@ -317,13 +325,13 @@ class DQN(Agent):
         importance = 1.0 if prioritised is None else prioritised.importance.at(self.step)
         with SAMPLING:
             places = self.replay.draw(count * self._columns, importance)
-        drawn = self._all(places, count)
-        metrics = self._update(self._batches(drawn, count), config.learning_rate.at(self.step))
+        drawn = self._drawn(places)
+        # A lone batch is prepared as a part of its update, so that one recording does both.
+        batches = [drawn] if count == 1 else self._batches(self._prepared(drawn), count)
+        metrics = self._update(batches, config.learning_rate.at(self.step))
         if prioritised is not None:
-            valid = drawn.is_first[1:][config.burn_in : config.sequence_length].logical_not()
-            error = self._update.last[-1]["td_error"]
             with SAMPLING:
-                self.replay.prioritise(places.index, sequence_priority(error, valid, prioritised.sequence_max))
+                self.replay.prioritise(places.index, self._update.last[-1]["priority"])
         if config.target_rate < 1.0:
             follow(self.target, self.network, config.target_rate)
         return metrics
@@ -335,38 +343,27 @@ class DQN(Agent):
     def num_updates(self) -> int:
         return self._update.num_updates
 
-    @torch.no_grad()
-    def _all(self, places: Places, count: int) -> Batch:
-        """What so many updates learn from: what the online network has no part in is computed for all at once."""
-        config, size = self.config, count * self._columns
-        resample(self._noisy_target, self._draws)
-        rows, fractions = self._rows - config.burn_in, partial(config.value.draw, generator=self._draws)
-        of_target = fractions(rows - self._skipped, size, target=True)
-        drawn = self._prepared(self.replay.tables, places, of_target)
+    def _drawn(self, places: Places) -> Drawn:
+        config, size, draws = self.config, len(places.index), self._draws
+        rows = self._rows - config.burn_in
+        resample(self._noisy_target, draws)
+        of_target = config.value.draw(rows - self._skipped, size, target=True, generator=draws)
         rows = rows if config.double else config.sequence_length - config.burn_in
-        return drawn._replace(fractions=fractions(rows, size, target=False))
+        fractions = config.value.draw(rows, size, target=False, generator=draws)
+        resample(self._noisy, draws)
+        return Drawn(self.replay.tables, places, of_target, fractions)
 
-    def _batches(self, drawn: Batch, count: int) -> Iterator[Batch]:
+    def _batches(self, whole: Batch, count: int) -> Iterator[Batch]:
         """One for each update."""
-        size, end = self._columns, None if self.config.double else self.config.sequence_length
-        for batch in zip(
-            *inputs_in_columns(drawn.observation, drawn.is_first, drawn.state, size, end),
-            *(in_columns(part, size, count) for part in drawn[3:]),
-            strict=True,
-        ):
-            resample(self._noisy, self._draws)  # for each batch anew
-            yield Batch(*batch)
+        size = self._columns
+        inputs = inputs_in_columns(whole.observation, whole.is_first, whole.state, size)
+        return map(Batch, *inputs, *(in_columns(part, size, count) for part in whole[3:]))
 
-    def _prepare(
-        self, target: Network[Tensor], tables: Mapping[str, Tensor], places: Places, fractions: Maybe
-    ) -> Batch:
-        """What lies at the places of the replay, and what the target network says of it.
-
-        fractions: [rows, N, K] of quantiles that it is asked for.
-        """
-        config, sample = self.config, self.replay.read(tables, places)
+    def _prepare(self, target: Network[Tensor], drawn: Drawn) -> Batch:
+        """What lies at the places of the replay, and what the target network says of it."""
+        config, sample = self.config, self.replay.read(drawn.tables, drawn.places)
         rollout, learnt = sample.rollout, slice(config.burn_in, config.sequence_length)
-        state = rollout.state if config.stored_state else target.initial_state(len(places.index))
+        state = rollout.state if config.stored_state else target.initial_state(len(drawn.places.index))
         action, reward = rollout.action[learnt], sample.reward[learnt]
         rows = len(reward)
         valid = rollout.valid[learnt].view(rows, -1, config.batch_size)
@@ -374,7 +371,7 @@ class DQN(Agent):
         masks = tuple(mask[config.burn_in :] for mask in maybe(rollout.action_mask))
         successor = tuple(row[learnt] - config.burn_in for row in maybe(sample.successor))
 
-        output = self._of_target(target, rollout.observation, rollout.is_first, state, fractions)
+        output = self._of_target(target, rollout.observation, rollout.is_first, state, drawn.of_target)
         if config.munchausen is not None:
             reward = reward + self._bonus(config.munchausen, output[:rows], tuple(m[:rows] for m in masks), action)
         return Batch(
@@ -389,6 +386,7 @@ class DQN(Agent):
             successors(output, successor, rows),
             tuple(successors(mask, successor, rows) for mask in masks),
             tuple(told[learnt] for told in config.auxiliary.targets(rollout)),
+            drawn.fractions,
         )
 
     @property
@@ -413,11 +411,13 @@ class DQN(Agent):
         if target.groups > 1:
             part = size  # a stack takes whole batches, of which each of its networks has a part
         inputs = zip(
-            *inputs_in_columns(observation, is_first, state, part, None),
+            *inputs_in_columns(observation, is_first, state, part),
             in_columns(fractions, part, -(-size // part)),
             strict=True,
         )
-        features = ((features_of(target, seen, first, state, start), at) for seen, first, state, at in inputs)
+        features = (
+            (features_of(target, seen, first, state, slice(start, None)), at) for seen, first, state, at in inputs
+        )
         return torch.cat([target.head(each, *at) for each, at in features], 1)
 
     def _bonus(self, config: MunchausenConfig, output: Tensor, legal: Maybe, action: Tensor) -> Tensor:
@@ -426,9 +426,13 @@ class DQN(Agent):
         bonus = munchausen_bonus(log_pi, config.temperature, config.scale, config.floor)
         return bonus if self.spec.branches is None else bonus.mean(-1)
 
-    def _loss(self, network: Network[Tensor], batch: Batch) -> tuple[Tensor, Metrics]:
-        value, rows = self.config.value, len(batch.reward)
-        features = features_of(network, batch.observation, batch.is_first, batch.state, self.config.burn_in)
+    def _loss(
+        self, network: Network[Tensor], given: Batch | Drawn, target_network: Network[Tensor]
+    ) -> tuple[Tensor, Metrics]:
+        batch = self._prepare(target_network, given) if isinstance(given, Drawn) else given
+        config, value, rows = self.config, self.config.value, len(batch.reward)
+        end = None if config.double else config.sequence_length
+        features = features_of(network, batch.observation, batch.is_first, batch.state, slice(config.burn_in, end))
         output = network.head(features, *batch.fractions)
         target = value.projected(self._target(batch, output.detach()))
         fractions = tuple(asked[:rows] for asked in batch.fractions)
@@ -439,9 +443,12 @@ class DQN(Agent):
         if self.spec.branches is not None:
             error, surprise = error.mean(-1), surprise.mean(-1)
         loss, metrics = (error * batch.weight).sum(), {"q": value.mean(output.detach()), "td_error": surprise}
+        if config.prioritised is not None:
+            valid = batch.is_first[1:][config.burn_in : config.sequence_length].logical_not()
+            metrics["priority"] = sequence_priority(surprise, valid, config.prioritised.sequence_max)
         if batch.told:
             # The successor's features tell nothing: they are there for the choice of its action alone.
-            told, more = self.config.auxiliary.loss(network, features[:rows], batch.action, batch.told, batch.weight)
+            told, more = config.auxiliary.loss(network, features[:rows], batch.action, batch.told, batch.weight)
             loss, metrics = loss + told, metrics | more
         return loss, metrics
 

@@ -20,18 +20,17 @@ def maybe(tensor: Tensor | None) -> Maybe:
 
 
 def features_of(
-    network: Network[Tensor], observation: Observation, is_first: Tensor, state: State, start: int
+    network: Network[Tensor], observation: Observation, is_first: Tensor, state: State, rows: slice
 ) -> Tensor:
-    """Features of the rows from `start` on, [rows, N, F]; a recurrent network first burns in on those before.
+    """Features of those rows, [rows, N, F]; a recurrent network first burns in on the ones before them.
 
     Each network burns in with its own weights from the stored state (Kapturowski et al. 2019, section 3).
     """
-    if start:
-        if state:
-            with torch.no_grad():
-                _, state = network.encoder(rows_of(observation, slice(start)), state, is_first[:start])
-        observation, is_first = rows_of(observation, slice(start, None)), is_first[start:]
-    features: Tensor = network.encoder(observation, state, is_first)[0]
+    if rows.start and state:
+        before = slice(rows.start)
+        with torch.no_grad():
+            _, state = network.encoder(rows_of(observation, before), state, is_first[before])
+    features: Tensor = network.encoder(rows_of(observation, rows), state, is_first[rows])[0]
     return features
 
 
@@ -48,20 +47,18 @@ def to_branches(part: Tensor, shape: torch.Size) -> Tensor:
 
 
 def inputs_in_columns(
-    observation: Observation, is_first: Tensor, state: State, size: int, end: int | None
+    observation: Observation, is_first: Tensor, state: State, size: int
 ) -> tuple[list[Observation], Sequence[Tensor], Sequence[State]]:
-    """Observations, is_first and states of rows up to `end`, each in parts of `size` columns."""
+    """Observations, is_first and states, each in parts of `size` columns."""
     if size >= is_first.shape[1]:
-        return [rows_of(observation, slice(end))], [is_first[:end]], [state]
-    observations = columns_of(rows_of(observation, slice(end)), size)
+        return [observation], [is_first], [state]
+    observations = columns_of(observation, size)
     states = list(zip(*(torch.split(part, size) for part in state), strict=True)) or [()] * len(observations)
-    return observations, torch.split(is_first[:end], size, 1), states
+    return observations, torch.split(is_first, size, 1), states
 
 
 def in_columns(part: Tensor | tuple[Tensor, ...], size: int, count: int) -> Sequence[Tensor | tuple[Tensor, ...]]:
     """A tensor [rows, N, ...], or each of some, in `count` parts of `size` columns."""
-    if count == 1:
-        return [part]
     if isinstance(part, Tensor):
         return torch.split(part, size, 1)
     return list(zip(*(torch.split(each, size, 1) for each in part), strict=True)) or [()] * count

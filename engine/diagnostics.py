@@ -11,16 +11,17 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from .gradients import Batch, Gradients, Metrics
+from .gradients import Batch, Gradients, Loss, Metrics
 from .microbatches import Microbatches
 from .recorded import NetworkT
 
 
 def measure(
-    loss: Callable[[NetworkT, Batch], tuple[Tensor, Metrics]],
+    loss: Loss[NetworkT, Batch],
     network: NetworkT,
     names: Iterable[str],
     batch: Batch | Microbatches[Batch],
+    others: Iterable[nn.Module] = (),
 ) -> Metrics:
     """Mean, standard deviation and share of zeros of each layer's output, and the norm of each parameter's gradient.
 
@@ -35,7 +36,7 @@ def measure(
             totals[name or type(module).__name__] = total = _Total()
             module.register_forward_hook(total)
     with _forked(copy):
-        gradients = Gradients(loss, copy, names)(batch).gradients
+        gradients = Gradients(loss, copy, names, others=others)(batch).gradients
     metrics: Metrics = {}
     for name, total in totals.items():
         if total.count:

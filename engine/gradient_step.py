@@ -1,15 +1,15 @@
 """How a loss becomes an update: the one place that calls backward and an optimizer."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from typing import Generic, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .diagnostics import measure
-from .gradients import Batch, Gradients, Metrics
+from .gradients import Batch, Gradients, Loss, Metrics
 from .microbatches import Microbatches
 from .optimizers import begin
 from .recorded import NetworkT, Outputs
@@ -26,11 +26,11 @@ class NonFiniteError(ValueError):
 
 
 class GradientStep(Generic[NetworkT, Batch]):
-    """Updates `network` by gradients of `loss(network, batch) -> (scalar, metrics)`, clipped to a global norm.
+    """Updates `network` by gradients of `loss(network, batch, *others) -> (scalar, metrics)`, clipped to a global norm.
 
     An agent gives its loss here and calls neither backward nor an optimizer, so that how an update is run (eager, or
-    recorded: see Recorded) needs no change to any agent. What a loss needs of other networks (a target network's
-    values) is computed before, for all batches at once, and comes with the batch.
+    recorded: see Recorded) needs no change to any agent. What a loss needs of `others` (a target network's values) it
+    asks them itself, or it is computed before, for all batches at once, and comes with the batch.
 
     Trained are the optimizer's parameters whose requires_grad is set, looked up at each call: what is frozen later
     stands still and keeps its part of the optimizer's state, and what is unfrozen goes on from there, or begins.
@@ -38,12 +38,13 @@ class GradientStep(Generic[NetworkT, Batch]):
 
     def __init__(
         self,
-        loss: Callable[[NetworkT, Batch], tuple[Tensor, Metrics]],
+        loss: Loss[NetworkT, Batch],
         network: NetworkT,
         optimizer: torch.optim.Optimizer,
         max_norm: float | None = None,
         generator: torch.Generator | None = None,
         groups: int = 1,
+        others: Sequence[nn.Module] = (),
     ) -> None:
         """max_norm: of the gradient over all trained parameters, None for no clip.
 
@@ -53,8 +54,9 @@ class GradientStep(Generic[NetworkT, Batch]):
         state is part of ours. None leaves them to the global stream.
         groups: of parameters, along the first dimension of each, whose gradients are clipped apart; the loss is the sum
         of theirs, and its metric, as that of the norm, their mean.
+        others: networks that the loss is given too, of which nothing is learnt.
         """
-        self._loss, self._network, self._groups = loss, network, groups
+        self._loss, self._network, self._groups, self._others = loss, network, groups, others
         self._optimizer, self._max_norm = optimizer, max_norm
         self._is_fused = bool(optimizer.defaults.get("fused"))
         assert groups == 1 or self._is_fused
@@ -96,7 +98,7 @@ class GradientStep(Generic[NetworkT, Batch]):
         with self._stream or nullcontext():
             for batch in batches:
                 if self._examines:
-                    measured = measure(self._loss, self._network, self._trained, batch)
+                    measured = measure(self._loss, self._network, self._trained, batch, self._others)
                     self._examines = False
                 loss, metrics, gradients, more = self._gradients(batch)
                 told.append(of := Told.of(more))
@@ -150,7 +152,7 @@ class GradientStep(Generic[NetworkT, Batch]):
         self._trained = {name: parameter for name, parameter in self._owned.items() if parameter.requires_grad}
         if not self._trained:
             raise ValueError("nothing to update: every parameter is frozen (requires_grad=False)")
-        self._gradients = Gradients(self._loss, self._network, self._trained, self._tell)
+        self._gradients = Gradients(self._loss, self._network, self._trained, self._tell, self._others)
         self._is_trained = [parameter.requires_grad for parameter in self._owned.values()]
         begin(self._optimizer)
 

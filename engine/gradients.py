@@ -1,7 +1,7 @@
 """Gradients of a loss by the parameters of a network."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Generic, NamedTuple, TypeAlias, TypeVar
+from typing import Any, Concatenate, Generic, NamedTuple, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +11,7 @@ from .recorded import NetworkT, Outputs, Recorded, record
 
 Metrics: TypeAlias = dict[str, Tensor]
 Batch = TypeVar("Batch")
-
-
+Loss: TypeAlias = Callable[Concatenate[NetworkT, Batch, ...], tuple[Tensor, Metrics]]  # after these, of other networks
 More: TypeAlias = Callable[[Tensor, Metrics, Outputs], Outputs]  # of what a loss came to: itself, metrics, gradients
 
 
@@ -26,20 +25,21 @@ class Found(NamedTuple):
 
 
 class Gradients(Generic[NetworkT, Batch]):
-    """Of `loss(network, batch) -> (scalar, metrics)`; recorded where it can be, see Recorded."""
+    """Of `loss(network, batch, *others) -> (scalar, metrics)`; recorded where it can be, see Recorded."""
 
     def __init__(
         self,
-        loss: Callable[[NetworkT, Batch], tuple[Tensor, Metrics]],
+        loss: Loss[NetworkT, Batch],
         network: NetworkT,
         names: Iterable[str],
         more: More | None = None,
+        others: Iterable[nn.Module] = (),
     ) -> None:
         """names: of the network's parameters that gradients are wanted of; more: what else is, recorded with them."""
         self._loss, self._names, self._more = loss, tuple(names), more
         self._metrics: tuple[str, ...] = ()
         self._network = network
-        self._flat = Recorded(self._eager, network)
+        self._flat = Recorded(self._eager, nn.ModuleList([network, *others]))
         self._more_of_sums = None if more is None else record(more)
 
     def __call__(self, batch: Batch | Microbatches[Batch]) -> Found:
@@ -65,10 +65,11 @@ class Gradients(Generic[NetworkT, Batch]):
         more = () if self._more_of_sums is None else self._more_of_sums(loss, metrics, gradients)
         return (loss, *others, *gradients, *more)
 
-    def _eager(self, network: NetworkT, batch: Batch, total: Tensor | None = None) -> tuple[Tensor, ...]:
+    def _eager(self, networks: Iterable[Any], batch: Batch, total: Tensor | None = None) -> tuple[Tensor, ...]:
         """total: gradients of the parts before this one, end to end; they come back with its own in them, no `more`."""
+        network, *others = networks
         named: Mapping[str, nn.Parameter] = dict(network.named_parameters())
-        loss, metrics = self._loss(network, batch)
+        loss, metrics = self._loss(network, batch, *others)
         self._metrics = tuple(metrics)
         parameters = [named[name] for name in self._names]
         gradients: Outputs = torch.autograd.grad(loss, parameters, allow_unused=True)

@@ -67,7 +67,7 @@ def mode(module: nn.Module, *, training: bool) -> Iterator[None]:
     One that does the same in both, as most small ones do, stays as it is.
     """
     before = module.training
-    if before == training or not any(map(_minds_its_mode, module.modules())):
+    if before == training or not _minds_its_mode(module):
         yield
         return
     module.train(training)
@@ -78,8 +78,14 @@ def mode(module: nn.Module, *, training: bool) -> Iterator[None]:
 
 
 def _minds_its_mode(module: nn.Module) -> bool:
-    """Whether it may do something else when it trains; of classes that are neither torch's nor ours nobody knows."""
-    kind = type(module)
+    """Whether it, or a part of it, may do something else when it trains."""
+    # `modules` would take three times as long, and this is asked at each call to learn.
+    parts = [part for part in module._modules.values() if part is not None]
+    return _is_twofold(type(module)) or any(map(_minds_its_mode, parts))
+
+
+def _is_twofold(kind: type[nn.Module]) -> bool:
+    """Whether such modules may; of classes that are neither torch's nor ours nobody knows."""
     if (minds := _MINDS.get(kind)) is None:
         is_ours = kind.__module__.startswith(__name__.partition(".")[0] + ".")
         # An Encoder's own `train` is about parts that mind; whose own it is otherwise may have parts that nobody sees.

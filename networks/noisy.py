@@ -64,7 +64,6 @@ def noisy_layers(module: nn.Module) -> list[NoisyLinear]:
     return [layer for layer in module.modules() if isinstance(layer, NoisyLinear)]
 
 
-@torch.no_grad()
 def resample(layers: Sequence[NoisyLinear], generator: torch.Generator) -> None:
     """Draw the noise of all layers anew: one call to the generator, layer after layer, inputs before outputs.
 

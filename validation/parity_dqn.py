@@ -91,7 +91,7 @@ def one_update(check: str, config: DQNConfig, make: Callable[[], AnyEnv], seed: 
         np.random.seed(seed)  # noqa: NPY002
         each.train(1, config.batch_size)
     names = dqn_names(ours.network)
-    batch = next(ours.batches())
+    batch = ours.batch()
     loss, gradients = ours.gradients(batch)
     their_gradients = {name: p.grad for name, p in theirs.policy.named_parameters() if p.grad is not None}
     ours.update(batch)
@@ -159,13 +159,13 @@ class TheirDQN(DQN):
             return torch.tensor([int(self._actions.sample())])
         return self.act(row.observation, (), row.is_first, explore=False).action
 
-    def batches(self) -> Any:
-        return self._batches(self._all(self.replay.draw(self.config.batch_size), 1), 1)
+    def batch(self) -> Batch:
+        return self._prepare(self.target, self._drawn(self.replay.draw(self.config.batch_size)))
 
     def gradients(self, batch: Batch) -> tuple[float, dict[str, Tensor]]:
         """Loss, and gradients by name; nothing is updated."""
         names = [name for name, _ in self.network.named_parameters()]
-        loss, _, gradients, _ = Gradients(self._loss, self.network, names)(batch)
+        loss, _, gradients, _ = Gradients(self._loss, self.network, names, others=[self.target])(batch)
         return loss.item(), dict(zip(names, gradients, strict=True))
 
     def update(self, batch: Batch) -> None:
