@@ -182,12 +182,12 @@ class DQNConfig(Config):
 
 
 class Drawn(NamedTuple):
-    """All that is random in what updates learn from: N places in the replay, and quantiles that heads are asked for."""
+    """All that is random in what updates learn from: N places in the replay, and fractions of quantiles."""
 
     tables: Mapping[str, Tensor]  # of the replay
     places: Places
-    of_target: Maybe  # [rows, N, K'] fractions for the target network
-    fractions: Maybe  # [rows - burn_in, N, K] for the online one
+    of_target: Maybe  # [rows, N, K'] that the target network is asked for
+    fractions: Maybe  # [rows, N, K] that the online one is
 
 
 class Batch(NamedTuple):
@@ -209,7 +209,7 @@ class Batch(NamedTuple):
     following: Tensor  # [learnt, N, A(, K)] what the target network says of the successor
     legal: Maybe  # [learnt, N, A] actions of the successor
     told: tuple[Tensor, ...]  # each [learnt, N, ...], what the auxiliary heads should tell
-    fractions: Maybe  # as drawn
+    fractions: Maybe  # [rows - burn_in, N, K] of the quantiles that the head is asked for
 
 
 class DQN(Agent):
@@ -299,7 +299,7 @@ class DQN(Agent):
         config = self.config
         with SAMPLING:
             self.replay.add(batch if config.stored_state else replace(batch, state=()))
-        more, self._remainder = divmod(self._remainder + int(batch.valid.sum()), self.network.groups)
+        more, self._remainder = divmod(self._remainder + int(batch.valid.count_nonzero()), self.network.groups)
         before, self.step = self.step, self.step + more
         self._explore.begin(self.step)
         if self.step < config.learning_starts or len(self.replay) == 0:
@@ -345,7 +345,7 @@ class DQN(Agent):
 
     def _drawn(self, places: Places) -> Drawn:
         config, size, draws = self.config, len(places.index), self._draws
-        rows = self._rows - config.burn_in
+        rows = self.replay.sampled_rows + 1 - config.burn_in  # the last successor included
         resample(self._noisy_target, draws)
         of_target = config.value.draw(rows - self._skipped, size, target=True, generator=draws)
         rows = rows if config.double else config.sequence_length - config.burn_in
@@ -390,11 +390,6 @@ class DQN(Agent):
         )
 
     @property
-    def _rows(self) -> int:
-        """Of a sequence as it comes from the replay, the last successor included."""
-        return self.replay.sampled_rows + 1
-
-    @property
     def _skipped(self) -> int:
         """Of the first row itself the target network is asked for Munchausen's part only, or for a later successor."""
         is_next = self.config.n_step == 1 or self.replay.sampled_rows == 1
@@ -426,20 +421,18 @@ class DQN(Agent):
         bonus = munchausen_bonus(log_pi, config.temperature, config.scale, config.floor)
         return bonus if self.spec.branches is None else bonus.mean(-1)
 
-    def _loss(
-        self, network: Network[Tensor], given: Batch | Drawn, target_network: Network[Tensor]
-    ) -> tuple[Tensor, Metrics]:
-        batch = self._prepare(target_network, given) if isinstance(given, Drawn) else given
+    def _loss(self, network: Network[Tensor], given: Batch | Drawn, target: Network[Tensor]) -> tuple[Tensor, Metrics]:
+        batch = self._prepare(target, given) if isinstance(given, Drawn) else given
         config, value, rows = self.config, self.config.value, len(batch.reward)
         end = None if config.double else config.sequence_length
         features = features_of(network, batch.observation, batch.is_first, batch.state, slice(config.burn_in, end))
         output = network.head(features, *batch.fractions)
-        target = value.projected(self._target(batch, output.detach()))
+        return_ = value.projected(self._target(batch, output.detach()))
         fractions = tuple(asked[:rows] for asked in batch.fractions)
         if self.spec.branches is not None:  # each learns the same target
-            target = to_branches(target, batch.action.shape)
+            return_ = to_branches(return_, batch.action.shape)
             fractions = tuple(to_branches(asked, batch.action.shape) for asked in fractions)
-        error, surprise = value.error(taken(output[:rows], batch.action), target, fractions)
+        error, surprise = value.error(taken(output[:rows], batch.action), return_, fractions)
         if self.spec.branches is not None:
             error, surprise = error.mean(-1), surprise.mean(-1)
         loss, metrics = (error * batch.weight).sum(), {"q": value.mean(output.detach()), "td_error": surprise}

@@ -141,7 +141,7 @@ class TheirDQN(DQN):
         self._places = TheirPlaces(replay._starts, capacity, config.batch_size, self._random)
         replay._starts = self._places
         optimizer = torch.optim.Adam(network.parameters(), eps=config.adam_epsilon)
-        self._update = GradientStep(self._loss, network, optimizer, config.max_gradient_norm)
+        self._update = GradientStep(self._loss, network, optimizer, config.max_gradient_norm, others=[self.target])
         self._actions = gymnasium.spaces.Discrete(spec.discrete("dqn"), seed=seed)
 
     @property

@@ -92,8 +92,9 @@ def serve(agent: DQN, monkeypatch: pytest.MonkeyPatch, samples: Iterator[Sample]
 
     monkeypatch.setattr(agent.replay, "draw", draw)
     monkeypatch.setattr(agent.replay, "read", lambda tables, places: drawn[-1])
-    # A recording would take what is read for given.
-    monkeypatch.setattr(agent, "_prepared", lambda *inputs: agent._prepare(agent.target, *inputs))
+    # Prepared before anything is recorded, for a recording would take what is read for given.
+    monkeypatch.setattr(agent, "_drawn", lambda places: agent._prepare(agent.target, DQN._drawn(agent, places)))
+    monkeypatch.setattr(agent, "_prepared", lambda batch: batch)
 
 
 def assert_updates_alike(monkeypatch: pytest.MonkeyPatch, experience: Any, given: dict[str, Any], calls: int) -> None:

@@ -373,6 +373,33 @@ class TestFreezing:
             moved = {name[0] for name, value in values(built).items() if not value.equal(before[name])}
             assert moved == {"0", "2"} - frozen
 
+    @pytest.mark.parametrize("soon", [False, True])
+    def test_others_are_asked_as_they_are_now_and_stand_still(
+        self, soon: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(recorded, "_EAGER_FIRST", 3 if soon else math.inf)
+        asks, is_told, other = network(), network(), network()
+
+        def asking(built: nn.Module, batch: Batch, other: nn.Module) -> tuple[Tensor, Metrics]:
+            with torch.no_grad():
+                target = other(batch[1])
+            return loss(built, (batch[0], target))
+
+        optimizer = torch.optim.Adam(asks.parameters(), lr=0.01, fused=True)
+        step, reference = GradientStep(asking, asks, optimizer, 0.7, others=[other]), adam_step(is_told, 0.7)
+        other[2] = nn.Linear(5, 2, dtype=torch.float64)
+        for inputs, _ in batches(12):
+            with torch.no_grad():
+                other[0].weight.mul_(0.9)
+                target = other(inputs)
+            before = values(other)
+            step([(inputs, inputs)])
+            reference([(inputs, target)])
+            assert_same(values(other), before)
+            assert_same(values(asks), values(is_told))
+        assert all(parameter.grad is None for parameter in other.parameters())
+        assert bool(step._gradients._flat._recordings) == soon
+
     def test_nothing_to_train_is_said(self) -> None:
         built = network().requires_grad_(False)
         with pytest.raises(ValueError, match=r"^nothing to update: every parameter is frozen \(requires_grad=False\)$"):
