@@ -128,7 +128,7 @@ class PQN(Agent):
         self._explore = EpsilonGreedy(
             num_actions, config.epsilon.at, config.rollout_rows, generator, legal=self._padding
         )
-        self._policy = Recorded(self.policy, network)
+        self._policy, self._targets = Recorded(self.policy, network), Recorded(self._returns, network)
         optimizer = AdamConfig(epsilon=config.adam_epsilon).build(parameter_groups(network))
         self._update = GradientStep(self._loss, network, optimizer, config.max_gradient_norm, dropout)
 
@@ -164,7 +164,8 @@ class PQN(Agent):
         """`epochs * minibatches` updates towards one target for each row, which stands still meanwhile."""
         self.step += int(batch.valid.sum())
         self._explore.begin(self.step)
-        return_ = self._returns(batch)
+        with torch.no_grad():
+            return_ = self._targets(batch)
         with mode(self.network, training=True):
             return self._update(self._minibatches(batch, return_), self.config.learning_rate.at(self.step))
 
@@ -175,13 +176,12 @@ class PQN(Agent):
     def num_updates(self) -> int:
         return self._update.num_updates
 
-    @torch.no_grad()
-    def _returns(self, batch: Rollout) -> Tensor:
+    def _returns(self, network: Network[Tensor], batch: Rollout) -> Tensor:
         """What the action values of each row should be, [T, B]: Peng's Q(lambda) by the network as it acted."""
         columns = torch.arange(batch.batch_size, device=batch.reward.device)
         # In the parts that an update takes, and so in no more memory.
         parts = (_inputs(batch, part, batch.num_rows + 1) for part in self._split(columns))
-        q = torch.cat([self.network(*part)[0] for part in parts], 1)
+        q = torch.cat([network(*part)[0] for part in parts], 1)
         value = among(q, *maybe(self._padding), *maybe(batch.action_mask)).amax(-1)
         # Of branches the mean, one target for all of them (Tavakoli et al. 2018, eq. 6).
         next_value = value.view(*value.shape[:2], -1).mean(-1)[1:]

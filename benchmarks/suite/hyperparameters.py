@@ -60,18 +60,23 @@ A2C_DEFAULTS = A2C(env="CartPole-v1", num_envs=8, steps=100_000)
 
 
 def on_policy(kind: str, env: str, num_envs: int, steps: int, device: Device = "cpu") -> Preset:
-    """PQN or REINFORCE by its preset, on a native environment; for at least four batches, however large these are."""
-    # A batch of REINFORCE is an episode of each, of some 25 steps in the beginning.
-    steps = max(steps, 4 * num_envs * (32 if kind == "pqn" else 25))
-    rate = {"pqn": "1e-3", "reinforce": "2e-3"}[kind]
+    """PQN or REINFORCE, layers of 64 as SB3's A2C has; for at least four batches, however large these are."""
+    is_pqn = kind == "pqn"
+    rows = 32 if num_envs <= 64 else 16  # of PQN; a batch of REINFORCE is an episode of each, at first of 25 steps
+    steps = max(steps, 4 * num_envs * (rows if is_pqn else 25))
+    rate = 1e-3 if is_pqn and num_envs <= 64 else 2e-3
     overrides = [
         *(f"env.id={env}", f"env.num_envs={num_envs}", f"steps={steps}", "evaluation.period=0", f"device={device}"),
         f"agent.learning_rate={{kind: linear, start: {rate}, end: 0.0, steps: {steps}}}",
     ]
-    if kind == "pqn":
-        overrides.append(f"agent.minibatches={min(4, num_envs)}")
+    if is_pqn:
+        minibatches = min(max(4, num_envs // 64), num_envs)
+        overrides += [f"agent.rollout_rows={rows}", "agent.epochs=2", f"agent.minibatches={minibatches}"]
+        overrides.append(f"agent.epsilon={{kind: linear, start: 1.0, end: 0.05, steps: {steps // 4}}}")
     if "Breakout" in env:
-        norm = ", norm: layer" if kind == "pqn" else ""
+        norm = ", norm: layer" if is_pqn else ""
         layers = "[{channels: 16, kernel: 3}]"
         overrides.append(f"agent.encoder={{kind: conv, channels: first, layers: {layers}, hidden: 128{norm}}}")
+    else:
+        overrides.append("agent.encoder.hidden=[64, 64]")
     return Preset(f"{kind}/cartpole", env, steps, num_envs, tuple(overrides), device=device)
