@@ -126,11 +126,12 @@ def native_dqn(scale: Scale) -> Workload:
         "DQN, native CartPole, 10 environments, CleanRL's network and batch",
         {
             OURS: Side(".peers.ours:dqn", settings),
+            "graftwork, bursts of 8": Side(".peers.ours:dqn", replace(settings, train_rows=8, updates=8)),
             JAX: Side(".peers.jax_dqn:dqn", settings, ("jax", "gymnax", "optax")),
         },
         _of(scale, 5, 2, 1),
         note="JAX is one jitted scan over gymnax's CartPole, replay, acting and update, on one core; its first step "
-        "comes once that is compiled. An update for each row of ten environments.",
+        "comes once that is compiled. An update for each row of ten environments; in bursts: eight for eight rows.",
     )
 
 
