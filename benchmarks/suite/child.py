@@ -2,15 +2,12 @@
 
 import argparse
 import importlib
-import sys
 from collections.abc import Callable
 
-from .clock import Clock, Enough, Metrics, NotAvailable
+from .clock import Clock, Enough, Metrics
 from .compiled import fill, longer
 from .settings import Settings
 from .workloads import Scale, workload
-
-NOT_AVAILABLE = 3  # exit status
 
 
 def main() -> None:
@@ -37,9 +34,6 @@ def main() -> None:
         metrics = run(settings, clock, arguments.seed)
     except Enough:
         metrics = clock.report(None)
-    except NotAvailable as reason:
-        print(reason)
-        sys.exit(NOT_AVAILABLE)
     clock.print_and_exit(metrics)
 
 

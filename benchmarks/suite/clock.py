@@ -22,10 +22,6 @@ class Enough(Exception):
     """What was to be measured has been."""
 
 
-class NotAvailable(Exception):
-    """The side cannot run here; says why in one line."""
-
-
 class Clock:
     """Marks of one run, in seconds since the process began, with evaluations taken out."""
 
