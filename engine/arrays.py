@@ -114,3 +114,8 @@ class TorchOps:
     def put_highest(self, array: Array, index: Array, values: Array) -> None:
         # A plain assignment would leave to chance, on a GPU, which of two stays.
         array.scatter_reduce_(0, index, values, "amax", include_self=False)
+
+
+def ops_of(device: torch.device) -> NumPyOps | TorchOps:
+    """For arrays that lie there."""
+    return NumPyOps() if device.type == "cpu" else TorchOps()

@@ -7,6 +7,7 @@ from ..envs.contract import EnvStep, Episode, VectorEnv
 from ..networks.encoder import State
 from ..spaces import map_leaves, stack
 from .acting import Actor, Step
+from .arrays import ops_of
 from .phases import ENVIRONMENT
 from .rollout import Rollout
 from .stateful import StateDict, expect_keys
@@ -47,7 +48,7 @@ class Collector:
             rows.append(row)
             self._state = step.state
             if self._num_rows is None:
-                self._state = awake.narrow(self._state, ended=row.terminated | row.truncated)
+                self._state = awake.narrow(self._state, row)
         self._row = rows[-1]
         rollout = Rollout(
             observation=stack([row.observation for row in rows]),
@@ -113,19 +114,21 @@ class _Awake:
         self.columns: Tensor | None = None  # that are acted for, None is all; few numbers of them, so few forms
         self._size = num_envs  # their number
         self._fewest = _FEWEST if device.type == "cpu" else num_envs  # elsewhere fewer take hardly less time
-        self._rests = torch.zeros(num_envs, dtype=torch.bool, device=device)
+        self._ops = ops_of(device)
+        self._rests = self._ops.array(torch.zeros(num_envs, dtype=torch.bool, device=device))
 
-    def narrow(self, state: State, ended: Tensor) -> State:
-        """That of those acted for from now on, the number halved as often as it can be. ended: [B], in the last row."""
-        self._rests |= ended
-        number, size = len(self._rests) - int(self._rests.sum()), self._size
+    def narrow(self, state: State, row: EnvStep) -> State:
+        """That of those acted for from this row on, the number halved as often as it can be."""
+        self._rests |= self._ops.array(row.terminated)
+        self._rests |= self._ops.array(row.truncated)
+        number, size = len(self._rests) - self._ops.counts(self._rests)[0], self._size
         self.is_over = number == 0
         while size // 2 >= max(number, self._fewest):
             size //= 2
         if size == self._size:
             return state
         columns = torch.arange(len(self._rests)) if self.columns is None else self.columns
-        kept = self._rests[columns].sort(stable=True).indices[:size]
+        kept = self._ops.tensor(self._rests)[columns].sort(stable=True).indices[:size]
         self.columns, self._size = columns[kept], size
         return tuple(part.index_select(0, kept) for part in state)
 

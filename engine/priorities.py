@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .arrays import Array, NumPyOps, TorchOps
+from .arrays import Array, ops_of
 from .stateful import StateDict, expect_keys
 
 
@@ -47,7 +47,7 @@ class Priorities:
         # A zero, then the sum of each block: their running sum begins with what lies before the first.
         sums = torch.zeros(num_blocks + 1, dtype=torch.int64, device=device)
         self.nbytes = self._units.nbytes + sums.nbytes
-        self._ops = ops = NumPyOps() if self._device.type == "cpu" else TorchOps()
+        self._ops = ops = ops_of(self._device)
         self._slots, self._padded_sums = ops.array(self._units), ops.array(sums)
         self._blocks, self._sums = self._slots.reshape(-1, width), self._padded_sums[1:]
 

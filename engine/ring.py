@@ -6,7 +6,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from .arrays import Array, NumPyOps, TorchOps
+from .arrays import Array, ops_of
 from .history import History
 from .storage import Memory
 
@@ -18,7 +18,7 @@ class Ring:
         self.length, self.shape, self.dtype = length, (num_envs, *shape), dtype
         self.nbytes = length * prod(self.shape) * dtype.itemsize
         self.memory = memory
-        self.ops = NumPyOps() if memory.device.type == "cpu" else TorchOps()
+        self.ops = ops_of(memory.device)
         self.rows = self.table = torch.empty(0, device="meta")
         # The same memory, of NumPy where the device is a CPU: of small rows in a third of the time.
         self.held: Array = self.rows

@@ -21,7 +21,7 @@ SQUARE_ROOT = PrioritySettings(exponent=0.5, floor=2.0**-20)
 @pytest.fixture(autouse=True, params=[NumPyOps, TorchOps], ids=["numpy", "torch"])
 def _arrays(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything both as on the CPU and, but for the device, as on a GPU."""
-    monkeypatch.setattr("graftwork.engine.priorities.NumPyOps", request.param)
+    monkeypatch.setattr("graftwork.engine.arrays.NumPyOps", request.param)
 
 
 def priorities(size: int, settings: PrioritySettings = LINEAR) -> Priorities:

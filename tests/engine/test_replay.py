@@ -396,7 +396,7 @@ class TestSpeed:
     def reads(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
         """The names of such calls, where everything goes the way that it takes on a GPU."""
         found: list[str] = []
-        monkeypatch.setattr("graftwork.engine.ring.NumPyOps", TorchOps)
+        monkeypatch.setattr("graftwork.engine.arrays.NumPyOps", TorchOps)
 
         class Watch(TorchDispatchMode):
             def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

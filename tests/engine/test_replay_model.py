@@ -319,8 +319,7 @@ def test_what_is_drawn_is_what_plain_lists_hold(part: int, storage: Storage, tmp
 
 @pytest.mark.parametrize("storage", ["device", "pinned", "mapped"])
 def test_by_torch_as_on_a_gpu_it_is_the_same(storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("ring", "priorities"):
-        monkeypatch.setattr(f"graftwork.engine.{module}.NumPyOps", TorchOps)
+    monkeypatch.setattr("graftwork.engine.arrays.NumPyOps", TorchOps)
     for seed in range(200):
         follow(seed, storage, tmp_path)
 
