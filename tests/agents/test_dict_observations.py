@@ -10,7 +10,7 @@ import torch
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Text, Tuple
 from torch import Tensor
 
-from graftwork.agents import DQN, DQNConfig, ReinforceConfig
+from graftwork.agents import DQNConfig, ReinforceConfig
 from graftwork.engine import Agent, Collector, recorded
 from graftwork.engine.history import History
 from graftwork.envs import GymnasiumEnvs
@@ -110,7 +110,7 @@ def test_entries_are_learnt_from_as_the_array_of_them_is(name, monkeypatch):
         exactly(other.learn(in_parts), agent.learn(rollout))
     exactly(dict(other.network.named_parameters()), dict(agent.network.named_parameters()))
     acting: Any = other
-    recordings = acting._greedy._recordings if isinstance(other, DQN) else acting._policy._recordings
+    recordings = acting._policy._recordings
     assert recordings
     assert None not in recordings.values()
 
