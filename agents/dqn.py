@@ -285,7 +285,7 @@ class DQN(Agent):
         """The action of the highest value, or by chance another."""
         output, state = network.step(observation, state, is_first)
         action = self._values(output, maybe(action_mask)).argmax(-1)
-        return Step(self._explore.explored(action, chance, action_mask) if chance else action, state)
+        return Step(self._explore.explored(action, chance, action_mask), state)
 
     def chance(self, num_envs: int, *, is_free: bool) -> Sequence[Tensor]:
         resample(self._noisy, self._draws)

@@ -155,7 +155,7 @@ class PQN(Agent):
         """The legal action of the highest value, or by chance another."""
         q, state = network.step(observation, state, is_first)
         action = among(q, *maybe(self._padding), *maybe(action_mask)).argmax(-1)
-        return Step(self._explore.explored(action, chance, action_mask) if chance else action, state)
+        return Step(self._explore.explored(action, chance, action_mask), state)
 
     def chance(self, num_envs: int, *, is_free: bool) -> Sequence[Tensor]:
         return self._explore.draw((num_envs, *self.spec.value_shape("pqn")[:-1]), is_free=is_free)

@@ -38,18 +38,19 @@ class EpsilonGreedy:
         self._form: tuple[tuple[int, ...], bool] | None = None
         self._rows: Iterator[tuple[Tensor, Tensor]] = iter(())
 
-    def __call__(self, action: Tensor, action_mask: Tensor | None = None) -> Tensor:
-        """action: greedy, [B] or [B, D]; action_mask: [B, A] or [B, D, A], None where all are legal -> as action."""
-        return self.explored(action, self.draw(action.shape, is_free=action_mask is None), action_mask)
-
-    def draw(self, shape: torch.Size | tuple[int, ...], *, is_free: bool) -> tuple[Tensor, Tensor]:
+    def draw(self, shape: tuple[int, ...], *, is_free: bool) -> tuple[Tensor, Tensor]:
         """Chance of the next row, for `explored`. shape: of its actions; is_free: there is no mask."""
         form = (shape, is_free and self._legal is None)
         row = next(self._rows, None) if form == self._form else None
         return row or self._flip(*form)
 
     def explored(self, action: Tensor, chance: Sequence[Tensor], action_mask: Tensor | None) -> Tensor:
-        """The greedy action, or where `chance` has it so another: a function of tensors."""
+        """The greedy action, or where `chance` has it so another: a function of tensors.
+
+        action: [B] or [B, D]; chance: as drawn, or nothing; action_mask: [B, A] or [B, D, A], None where all are legal.
+        """
+        if not chance:
+            return action
         explores, other = chance
         mask = self._legal if action_mask is None else action_mask
         if mask is not None:
